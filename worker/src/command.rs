@@ -1,0 +1,246 @@
+//! The worker as a whole: it starts, obeys its master, keeps house, and ends.
+
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use mio::Interest;
+use mio::unix::SourceFd;
+use shared::channel::{Channel, Command, Report};
+use shared::ident::Seat;
+use shared::log::Target;
+use shared::stats::{ProcessCells, State};
+use shared::zone::Zone;
+use slog::{Logger, error, info, warn};
+
+use crate::downstream::{Downstream, Gate};
+use crate::helper::Helper;
+use crate::observe::access::AccessLog;
+use crate::runtime::clock::{self, MILLISECOND};
+use crate::runtime::reactor::{self, Parked, Registration};
+use crate::runtime::timer::Timer;
+use crate::runtime::{buffer, executor, net};
+use crate::site::{Blueprint, Site};
+use crate::upstream::Servers;
+use crate::{Start, exit};
+
+/// How often the worker shows that it lives and keeps house, in nanoseconds. Another one takes over the sockets of a
+/// worker that has not for four times as long.
+const BEAT: u64 = 250 * MILLISECOND;
+/// How many beats lie between two chores that cost more than a few loads.
+const BEATS_PER_CHORE: u64 = 4;
+/// How long the last lines of the access log are waited for at the end.
+const LOG_FINISH: Duration = Duration::from_secs(5);
+
+/// One worker.
+pub(crate) struct Worker {
+    seat: Seat,
+    zone: &'static Zone,
+    process: ProcessCells,
+    channel: Channel,
+    channel_ready: Registration,
+    downstream: Rc<Downstream>,
+    gates: Vec<Gate>,
+    servers: Rc<Servers>,
+    helper: Rc<Helper>,
+    log: Logger,
+    error_log: Target,
+    is_stopped: Cell<bool>,
+    /// What was counted so far of lost log lines and of panics: the zone's counters go on from worker to worker.
+    counted: Cell<(u64, u64)>,
+}
+
+impl Worker {
+    /// Makes everything ready to serve.
+    ///
+    /// # Errors
+    /// The channel, to say it through, and a sentence for the operator.
+    pub(crate) fn start(start: Start) -> Result<Rc<Worker>, (Channel, String)> {
+        let Start { config, seat, slot, zone, channel, listeners, access_log, log, error_log, .. } = start;
+        let process = zone.process(slot);
+        process.state.set(State::Starting);
+        clock::sample();
+        let raw = channel.as_raw_fd();
+        let made = (|| {
+            reactor::start().map_err(|error| format!("cannot make a poll: {error}"))?;
+            let channel_ready = Registration::new(&mut SourceFd(&raw), Interest::READABLE)
+                .map_err(|error| format!("cannot watch the channel to the master: {error}"))?;
+            let servers = Rc::new(Servers::default());
+            let helper =
+                Helper::start(access_log, log.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
+            let helper = Rc::new(helper);
+            let site = Site::open(Blueprint::draw(Arc::clone(&config)), zone, slot, &servers)?;
+            let access = config.access_log.as_ref().map(|log| AccessLog::new(&log.format, Rc::clone(&helper)));
+            let downstream = Downstream::new(Rc::new(site), access, log.clone());
+            let mut gates = Vec::new();
+            for (listener, sockets) in config.listeners.iter().zip(listeners) {
+                let name = listener.address.to_string();
+                let cells = zone.listener(slot, &name).ok_or_else(|| format!("the zone has no listener {name:?}"))?;
+                gates.extend(Gate::of(&downstream, listener, cells, sockets));
+            }
+            Ok((channel_ready, servers, helper, downstream, gates))
+        })();
+        let (channel_ready, servers, helper, downstream, gates) = match made {
+            Ok(made) => made,
+            Err(reason) => return Err((channel, reason)),
+        };
+        let room = (Rc::clone(&downstream), Rc::clone(&servers));
+        net::set_room(config.worker_connections as usize, move || room.0.evict() || room.1.evict());
+        let report = log.clone();
+        executor::on_panic(move |message| error!(report, "an exchange panicked and was closed: {}", message));
+        Ok(Rc::new(Worker {
+            seat,
+            zone,
+            process,
+            channel,
+            channel_ready,
+            downstream,
+            gates,
+            servers,
+            helper,
+            log,
+            error_log,
+            is_stopped: Cell::new(false),
+            counted: Cell::default(),
+        }))
+    }
+
+    /// Serves until it is told to stop; returns a code to exit with.
+    pub(crate) fn run(self: Rc<Worker>) -> i32 {
+        self.beat();
+        executor::spawn(Rc::clone(&self).obey());
+        executor::spawn(Rc::clone(&self).keep_house());
+        self.process.state.set(State::Serving);
+        self.set_gates();
+        self.report(&Report::Ready);
+        let (downstream, servers) = (Rc::clone(&self.downstream), Rc::clone(&self.servers));
+        let wake = |parked| match parked {
+            Parked::Client(key) => downstream.wake(key),
+            Parked::Server(server, connection) => servers.drop_idle(server, connection),
+        };
+        let stop = || {
+            self.process.turns.inc();
+            self.is_stopped.get() || self.downstream.is_drained()
+        };
+        let ran = crate::runtime::run(wake, stop);
+        self.process.state.set(State::Exiting);
+        self.downstream.flush_log();
+        if !self.helper.finish(LOG_FINISH) {
+            warn!(self.log, "the access log takes no lines: the last ones are lost");
+        }
+        match ran {
+            Ok(()) => exit::OK,
+            Err(error) => {
+                error!(self.log, "the loop failed"; "reason" => %error);
+                exit::FAILED
+            }
+        }
+    }
+
+    /// Does what the master says, until it is gone.
+    async fn obey(self: Rc<Worker>) {
+        loop {
+            poll_fn(|cx| {
+                if self.channel_ready.is_readable() {
+                    return Poll::Ready(());
+                }
+                self.channel_ready.wake_reader(cx);
+                Poll::Pending
+            })
+            .await;
+            match self.channel.recv_command() {
+                Ok(Some(Command::Drain)) => self.drain(),
+                Ok(Some(Command::Stop)) => self.is_stopped.set(true),
+                Ok(Some(Command::Reopen { access_log, error_log })) => {
+                    if let Some(file) = access_log {
+                        self.downstream.flush_log();
+                        self.helper.reopen(Some(File::from(file)));
+                    }
+                    if let Some(file) = error_log {
+                        self.error_log.replace(file);
+                    }
+                    self.report(&Report::Reopened);
+                }
+                Ok(None) => {
+                    info!(self.log, "the master is gone: serving on without it");
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.channel_ready.drained(),
+                Err(error) => warn!(self.log, "the master says what can't be understood"; "reason" => %error),
+            }
+        }
+    }
+
+    /// Shows that the worker lives, and does what has to be done from time to time.
+    async fn keep_house(self: Rc<Worker>) {
+        let timer = Timer::new();
+        for beat in 0.. {
+            timer.sleep(clock::now() + BEAT).await;
+            self.beat();
+            self.downstream.sweep();
+            if !self.downstream.is_draining() {
+                self.set_gates();
+                // A worker whose master is gone ends when a new one makes a new zone.
+                if self.zone.is_retired() {
+                    self.drain();
+                }
+            }
+            if beat % BEATS_PER_CHORE == 0 {
+                self.servers.sweep();
+                self.report_figures();
+            }
+        }
+    }
+
+    fn beat(&self) {
+        self.process.heartbeat.set(clock::now());
+    }
+
+    fn set_gates(&self) {
+        let is_served = |seat| self.zone.seat_is_served(seat, clock::now());
+        for gate in &self.gates {
+            if let Err(error) = gate.set(&self.downstream, self.seat, is_served) {
+                error!(self.log, "cannot accept from a listening socket"; "reason" => %error);
+            }
+        }
+    }
+
+    fn drain(&self) {
+        if !self.downstream.is_draining() {
+            self.process.state.set(State::Draining);
+            self.downstream.drain();
+            self.servers.clear();
+        }
+    }
+
+    fn report_figures(&self) {
+        let process = &self.process;
+        let (lost, panics) = (self.downstream.flush_log(), executor::panics());
+        let (lost_before, panics_before) = self.counted.replace((lost, panics));
+        process.log_lines_dropped.add(lost - lost_before);
+        process.panics.add(panics - panics_before);
+        process.buffers_bytes.set(buffer::in_use_bytes());
+        process.upstream_idle.set(self.servers.idle());
+        process.upstream_active.set(self.servers.active());
+        process.descriptors.set(open_descriptors().unwrap_or(0));
+    }
+
+    fn report(&self, report: &Report) {
+        if let Err(error) = self.channel.send_report(report) {
+            warn!(self.log, "cannot tell the master: {:?}", report; "reason" => %error);
+        }
+    }
+}
+
+/// How many descriptors this process has open, not counting the one that looks.
+fn open_descriptors() -> io::Result<u64> {
+    Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1) as u64)
+}

@@ -1,0 +1,152 @@
+//! Listening sockets, and the rule by which workers share them.
+//!
+//! A worker accepts from the sockets of its own seat, and from those of a seat that no living worker serves.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use conf::model;
+use shared::ident::Seat;
+use shared::stats::{ListenerCells, ProcessCells};
+
+use super::conn::Connection;
+use super::{Downstream, Waiting};
+use crate::runtime::clock::{self, MILLISECOND};
+use crate::runtime::executor;
+use crate::runtime::net::{self, Listener};
+use crate::runtime::sync::first;
+use crate::runtime::timer::Timer;
+
+/// How many connections are taken from one socket before others have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long to wait after the kernel had no descriptor or memory for a connection, in nanoseconds.
+const WANT_PAUSE: u64 = 100 * MILLISECOND;
+
+/// An address that clients come to.
+pub(super) struct Door {
+    pub(super) cells: ListenerCells,
+    pub(super) process: ProcessCells,
+    /// The address, if it is one and not all of the machine's.
+    pub(super) local: Option<SocketAddr>,
+    /// Whether connections open with a PROXY protocol header.
+    pub(super) proxy_protocol: bool,
+    downstream: std::rc::Weak<Downstream>,
+}
+
+impl Door {
+    /// A connection that came through it was closed.
+    pub(super) fn vacate(&self) {
+        if let Some(downstream) = self.downstream.upgrade() {
+            downstream.vacancy.raise();
+        }
+    }
+}
+
+/// One listening socket, open or shut for this worker.
+pub(crate) struct Gate {
+    socket: OwnedFd,
+    /// Whose socket it is; all workers accept from one that is nobody's.
+    seat: Option<Seat>,
+    door: Rc<Door>,
+    is_open: Rc<Cell<bool>>,
+}
+
+impl Gate {
+    /// The gates of one listener, all of them shut.
+    pub(crate) fn of(
+        downstream: &Rc<Downstream>,
+        listener: &model::Listener,
+        cells: ListenerCells,
+        sockets: Vec<OwnedFd>,
+    ) -> Vec<Gate> {
+        let door = Rc::new(Door {
+            cells,
+            process: downstream.process,
+            local: listener.socket_addr().filter(|address| !address.ip().is_unspecified() && address.port() != 0),
+            proxy_protocol: listener.proxy_protocol,
+            downstream: Rc::downgrade(downstream),
+        });
+        let is_shared = sockets.len() == 1 && !listener.reuseport;
+        let gate = |(seat, socket)| Gate {
+            socket,
+            seat: (!is_shared).then_some(Seat(seat)),
+            door: Rc::clone(&door),
+            is_open: Rc::default(),
+        };
+        (0..).zip(sockets).map(gate).collect()
+    }
+
+    /// Opens or shuts the gate as the rule asks: `is_served` tells whether a living worker has that seat.
+    ///
+    /// # Errors
+    /// When the socket can't be watched.
+    pub(crate) fn set(
+        &self,
+        downstream: &Rc<Downstream>,
+        own: Seat,
+        is_served: impl FnOnce(Seat) -> bool,
+    ) -> std::io::Result<()> {
+        let should_open = self.seat.is_none_or(|seat| seat == own || !is_served(seat));
+        if should_open && !self.is_open.get() && !downstream.is_draining() {
+            let listener = Listener::new(self.socket.as_fd().try_clone_to_owned()?, self.seat.is_none())?;
+            self.is_open.set(true);
+            downstream.gates_open.set(downstream.gates_open.get() + 1);
+            let (downstream, door, is_open) = (Rc::clone(downstream), Rc::clone(&self.door), Rc::clone(&self.is_open));
+            executor::spawn(downstream.accept_from(listener, door, is_open));
+        } else if !should_open && self.is_open.replace(false) {
+            downstream.orders.raise();
+        }
+        Ok(())
+    }
+}
+
+impl Downstream {
+    /// Takes connections until the gate is shut, or the worker drains and the queue is empty.
+    async fn accept_from(self: Rc<Downstream>, listener: Listener, door: Rc<Door>, is_open: Rc<Cell<bool>>) {
+        let timer = Timer::new();
+        let has_orders = || self.is_draining.get() || !is_open.get();
+        loop {
+            first(listener.arrival(), self.orders.until(has_orders)).await;
+            let is_dry = self.take_some(&listener, &door, &timer).await;
+            // A gate that another worker has taken over is shut at once: its queue is theirs.
+            if !is_open.get() || self.is_draining.get() && is_dry {
+                break;
+            }
+            executor::yield_now().await;
+        }
+        drop(listener);
+        is_open.set(false);
+        self.gates_open.set(self.gates_open.get() - 1);
+    }
+
+    /// Takes a turn's worth of connections; says whether the queue is empty.
+    async fn take_some(&self, listener: &Listener, door: &Rc<Door>, timer: &Timer) -> bool {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.has_room() {
+                // The queue holds those who come, and the kernel bounds the queue.
+                first(self.vacancy.until(|| self.has_room()), timer.sleep(clock::now() + WANT_PAUSE)).await;
+                return false;
+            }
+            match listener.try_accept() {
+                Ok(Some((stream, peer))) => {
+                    self.accepted.set(self.accepted.get() + 1);
+                    let connection = Connection::new(stream, peer, self.accepted.get(), door);
+                    self.park(Box::new(connection), Waiting::First);
+                }
+                Ok(None) => return true,
+                Err(error) => {
+                    self.process.accept_failures.inc();
+                    slog::error!(self.logger, "cannot accept a connection"; "reason" => %error);
+                    if net::is_exhaustion(&error) {
+                        self.evict();
+                    }
+                    timer.sleep(clock::now() + WANT_PAUSE).await;
+                    return false;
+                }
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,83 @@
+//! Drivers: the tasks that run exchanges. There are as many as exchanges at once, and a few that wait for the next.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::conn::{Connection, Fate};
+use super::h1::Codec;
+use super::{Downstream, Waiting};
+use crate::pipeline::Desk;
+use crate::runtime::executor;
+
+/// How many drivers wait for work; more than that end when theirs is done.
+const WAITING_DRIVERS_MAX: usize = 64;
+
+/// The drivers that have nothing to do; the one that worked last is the first to get work.
+#[derive(Default)]
+pub(super) struct Drivers {
+    waiting: RefCell<Vec<Rc<Inbox>>>,
+}
+
+/// Where a driver gets its work from.
+#[derive(Default)]
+struct Inbox {
+    work: Cell<Option<Box<Connection>>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Drivers {
+    /// Has a connection driven.
+    pub(super) fn assign(&self, downstream: &Rc<Downstream>, connection: Box<Connection>) {
+        let waiting = self.waiting.borrow_mut().pop();
+        let is_new = waiting.is_none();
+        let inbox = waiting.unwrap_or_default();
+        inbox.work.set(Some(connection));
+        if let Some(waker) = inbox.waker.take() {
+            waker.wake();
+        }
+        if is_new {
+            executor::spawn(drive(Rc::clone(downstream), inbox));
+        }
+    }
+
+    /// A driver is free; false when there are enough of them.
+    fn rest(&self, inbox: &Rc<Inbox>) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        let is_wanted = waiting.len() < WAITING_DRIVERS_MAX;
+        if is_wanted {
+            waiting.push(Rc::clone(inbox));
+        }
+        is_wanted
+    }
+}
+
+impl Inbox {
+    async fn next(&self) -> Box<Connection> {
+        poll_fn(|cx| match self.work.take() {
+            Some(connection) => Poll::Ready(connection),
+            None => {
+                self.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>) {
+    let (mut desk, mut codec) = (Desk::new(), Codec::new());
+    loop {
+        let mut connection = inbox.next().await;
+        match connection.run(&downstream, &mut codec, &mut desk).await {
+            Fate::Silent => downstream.park(connection, Waiting::First),
+            Fate::Kept => downstream.park(connection, Waiting::Next),
+            Fate::Over => drop(connection),
+        }
+        codec.clear();
+        if !downstream.drivers.rest(&inbox) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! HTTP/1 with a client: reads requests, and is the way back for their answers.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+
+use shared::stats::ListenerCells;
+
+use super::Downstream;
+use crate::message::body::{End, Respond, Sink};
+use crate::message::client::Client;
+use crate::message::fault::{Fault, Kind, Side, Stage};
+use crate::message::head::{BodyLength, Request, RequestHead, Response};
+use crate::message::page;
+use crate::pipeline::{Asked, Desk, serve};
+use crate::proto::h1::{Attempts, HeadLimits, Parsed, parse_request};
+use crate::proto::hop;
+use crate::proto::proxy_protocol::{self, Addresses, Progress};
+use crate::proto::transfer::{Link, Patience, Reader, Sent, Writer};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::clock;
+use crate::runtime::net::{Presence, Stream};
+use crate::runtime::timer::{Elapsed, Timer};
+
+/// What reading and writing on one connection takes; kept by a driver for the next one.
+pub(super) struct Codec {
+    head: RequestHead,
+    /// What was read and not yet consumed; an exchange's head lies at the front.
+    inbox: Option<Buffer>,
+    /// A head on its way to the client.
+    outbox: Vec<u8>,
+    reading: Timer,
+    writing: Timer,
+}
+
+/// What a connection opened with.
+pub(super) enum Opening {
+    /// Nothing yet.
+    Silent,
+    /// A PROXY protocol header: the client and the address it connected to, if they have addresses.
+    Announced(Option<(SocketAddr, SocketAddr)>),
+    /// Something else.
+    Refused(&'static str),
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// There was none: nothing has come.
+    Nothing,
+    /// The connection is ready for the next one.
+    Kept,
+    /// The connection can be closed.
+    Closed,
+    /// The connection is to be closed, but the client still sends.
+    Unread,
+}
+
+impl Codec {
+    pub(super) fn new() -> Codec {
+        Codec {
+            head: RequestHead::default(),
+            inbox: None,
+            outbox: Vec::new(),
+            reading: Timer::new(),
+            writing: Timer::new(),
+        }
+    }
+
+    /// Makes it ready for another connection.
+    pub(super) fn clear(&mut self) {
+        self.inbox = None;
+    }
+
+    /// Whether something was read that is not consumed yet.
+    pub(super) fn has_input(&self) -> bool {
+        self.inbox.is_some()
+    }
+
+    /// A timer that no exchange uses now.
+    pub(super) fn timer(&self) -> &Timer {
+        &self.reading
+    }
+
+    /// Reads the PROXY protocol header that has to come first.
+    pub(super) async fn read_announcement(&mut self, stream: &Stream, due: u64) -> Opening {
+        loop {
+            match proxy_protocol::decode(self.input()) {
+                Progress::Incomplete => {}
+                Progress::Malformed(reason) => return Opening::Refused(reason),
+                Progress::Done { length, addresses } => {
+                    let announced = match addresses {
+                        Addresses::Inet { source, destination } => Some((source, destination)),
+                        _ => None,
+                    };
+                    self.consume(length);
+                    return Opening::Announced(announced);
+                }
+            }
+            match self.read(stream, due).await {
+                Input::More => {}
+                Input::None => return Opening::Silent,
+                Input::End => return Opening::Refused("the connection was closed before its end"),
+                Input::Late => return Opening::Refused("it did not come in time"),
+            }
+        }
+    }
+
+    /// Reads a request and has it answered.
+    pub(super) async fn exchange(
+        &mut self,
+        stream: &Stream,
+        client: &Client,
+        accepted: u64,
+        listener: &ListenerCells,
+        downstream: &Downstream,
+        desk: &mut Desk,
+    ) -> Ended {
+        let site = std::rc::Rc::clone(&downstream.site.borrow());
+        let begun = if client.requests == 1 { accepted } else { clock::now() };
+        let due = begun.saturating_add(site.timeouts.client_head);
+        let head = match self.read_head(stream, site.head_limits, due, desk).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => return Ended::Nothing,
+            // Between requests a client may leave as it likes.
+            Err(_) if self.inbox.is_none() => return Ended::Closed,
+            Err(fault) => Err(fault),
+        };
+        let bytes = self.inbox.as_ref().map_or(&[][..], Buffer::filled);
+        let leading = &bytes[self.head.bytes..];
+        let link = |timer| Link {
+            stream,
+            timer,
+            side: Side::Client,
+            patience: Patience { step: site.timeouts.client_send, deadline: u64::MAX },
+        };
+        let sent = Sent::default();
+        self.outbox.clear();
+        let mut reply = Reply {
+            writer: Writer::new(link(&self.writing), &mut self.outbox, BodyLength::None, &sent),
+            sent: &sent,
+            stream,
+            timer: &self.reading,
+            leading,
+            minor: if head.is_ok() { self.head.minor } else { 1 },
+            is_head: self.head.method.within(bytes) == b"HEAD",
+            is_last: !self.head.keep_alive || client.requests >= site.keep_alive_requests,
+            is_draining: &downstream.is_draining,
+            has_begun: false,
+            ends_with_connection: false,
+            tunnelled: 0,
+        };
+        let mut body = Reader::new(link(&self.reading), leading, self.head.body, None, site.head_limits.bytes);
+        let request = Request { head: &self.head, bytes };
+        let asked = Asked { site: &site, client, request, listener, log: downstream.log.as_ref() };
+        let outcome = serve(asked, head, &mut body, &mut reply, desk).await;
+
+        let Reply { is_last, ends_with_connection, .. } = reply;
+        let rest = body.finish();
+        let consumed = bytes.len() - rest.leading_bytes;
+        let is_refused = head.is_err();
+        match rest.buffer {
+            Some(buffer) => self.inbox = Some(buffer),
+            None => self.consume(consumed),
+        }
+        if outcome.is_err() && ends_with_connection {
+            stream.reset_on_close();
+        }
+        let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || stream.source().is_readable();
+        match outcome {
+            Ok(()) if !is_last && rest.is_complete => Ended::Kept,
+            Err(fault) if fault.is_client_gone() => Ended::Closed,
+            _ if is_unread => Ended::Unread,
+            _ => Ended::Closed,
+        }
+    }
+
+    /// Reads until a head has come; `None` when nothing has.
+    async fn read_head(
+        &mut self,
+        stream: &Stream,
+        limits: HeadLimits,
+        due: u64,
+        desk: &mut Desk,
+    ) -> Result<Option<()>, Fault> {
+        let mut attempts = Attempts::default();
+        let mut has_begun = false;
+        self.head.clear();
+        loop {
+            if let Some(buffer) = &mut self.inbox {
+                if !std::mem::replace(&mut has_begun, true) {
+                    desk.begin(clock::now());
+                }
+                if attempts.should_parse(buffer.filled())
+                    && parse_request(buffer.filled(), limits, &mut self.head)? == Parsed::Complete
+                {
+                    return Ok(Some(()));
+                }
+                if !buffer.make_room(limits.bytes) {
+                    return Err(Fault::client(Stage::Head, Kind::TooLarge));
+                }
+            }
+            match self.read(stream, due).await {
+                Input::More => {}
+                Input::None => return Ok(None),
+                Input::End => return Err(Fault::client(Stage::Head, Kind::Closed)),
+                Input::Late => return Err(Fault::client(Stage::Head, Kind::Timeout)),
+            }
+        }
+    }
+
+    /// Reads more. A connection on which nothing has come is not waited for.
+    async fn read(&mut self, stream: &Stream, due: u64) -> Input {
+        let is_first = self.inbox.is_none();
+        if is_first && !stream.source().is_readable() {
+            return Input::None;
+        }
+        let buffer = self.inbox.get_or_insert_with(Buffer::new);
+        let read = if is_first {
+            stream.try_read(buffer.spare())
+        } else {
+            match self.reading.until(due, stream.read(buffer.spare())).await {
+                Ok(read) => read.map(Some),
+                Err(Elapsed) => return Input::Late,
+            }
+        };
+        match read {
+            Ok(Some(count @ 1..)) => {
+                buffer.commit(count);
+                return Input::More;
+            }
+            _ if !is_first => return Input::End,
+            _ => self.inbox = None,
+        }
+        if matches!(read, Ok(None)) { Input::None } else { Input::End }
+    }
+
+    fn input(&self) -> &[u8] {
+        self.inbox.as_ref().map_or(&[], Buffer::filled)
+    }
+
+    fn consume(&mut self, count: usize) {
+        if let Some(buffer) = &mut self.inbox {
+            buffer.consume(count);
+            if buffer.is_empty() {
+                self.inbox = None;
+            }
+        }
+    }
+}
+
+/// What a read brought.
+enum Input {
+    More,
+    None,
+    End,
+    Late,
+}
+
+/// The way back to an HTTP/1 client.
+struct Reply<'a> {
+    writer: Writer<'a>,
+    sent: &'a Sent,
+    stream: &'a Stream,
+    /// For a tunnel; the body is at its end by then.
+    timer: &'a Timer,
+    leading: &'a [u8],
+    minor: u8,
+    is_head: bool,
+    is_last: bool,
+    is_draining: &'a Cell<bool>,
+    has_begun: bool,
+    /// Only the connection's end tells the client where the body ends.
+    ends_with_connection: bool,
+    tunnelled: u64,
+}
+
+impl Reply<'_> {
+    /// How a body of which the server says `length` is framed for this client, and who the client is.
+    fn begin_with(&mut self, length: BodyLength) -> (BodyLength, hop::Client) {
+        self.has_begun = true;
+        let framed = match length {
+            // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
+            BodyLength::Chunked | BodyLength::UntilClose if self.minor == 0 => BodyLength::UntilClose,
+            BodyLength::Chunked | BodyLength::UntilClose => BodyLength::Chunked,
+            length => length,
+        };
+        self.ends_with_connection = framed == BodyLength::UntilClose;
+        self.is_last |= self.ends_with_connection || self.is_draining.get();
+        self.writer.set_length(framed);
+        (framed, hop::Client { minor: self.minor, keep_alive: !self.is_last })
+    }
+}
+
+impl Respond for Reply<'_> {
+    async fn interim(&mut self, response: Response<'_>) -> Result<(), Fault> {
+        // RFC 9110 §15.2: HTTP/1.0 has no interim responses.
+        if self.minor == 0 {
+            return Ok(());
+        }
+        let client = hop::Client { minor: self.minor, keep_alive: true };
+        hop::write_response(response, BodyLength::None, client, b"", self.writer.held());
+        self.writer.flush().await
+    }
+
+    fn begin(&mut self, response: Response<'_>, date: &[u8]) {
+        self.is_last |= response.head.status == 101;
+        let (length, client) = self.begin_with(response.head.body);
+        hop::write_response(response, length, client, date, self.writer.held());
+    }
+
+    fn begin_own(&mut self, status: u16, fields: &[u8], length: u64, date: &[u8]) {
+        let has_body = status != 204 && status != 304;
+        let (_, client) = self.begin_with(match length {
+            1.. if has_body && !self.is_head => BodyLength::Exactly(length),
+            _ => BodyLength::None,
+        });
+        let out = self.writer.held();
+        hop::write_status_line(status, page::reason(status).as_bytes(), out);
+        hop::write_field(b"Date", date, out);
+        out.extend_from_slice(fields);
+        if has_body {
+            hop::write_number(b"Content-Length", length, out);
+        }
+        hop::write_persistence(client, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    fn close_after(&mut self) {
+        self.is_last = true;
+    }
+
+    fn set_terms(&mut self, step: u64, deadline: u64) {
+        self.writer.set_patience(Patience { step, deadline });
+    }
+
+    fn presence(&self) -> Presence {
+        self.stream.watch()
+    }
+
+    fn tunnel(&self) -> End<'_> {
+        End { stream: self.stream, timer: self.timer, leading: self.leading }
+    }
+
+    fn tunnelled(&mut self, bytes: u64) {
+        self.tunnelled += bytes;
+    }
+
+    fn sent(&self) -> (u64, u64) {
+        (self.sent.wire.get() + self.tunnelled, self.sent.payload.get() + self.tunnelled)
+    }
+}
+
+impl Sink for Reply<'_> {
+    async fn write(&mut self, payload: &[u8]) -> Result<(), Fault> {
+        self.writer.write(payload).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Fault> {
+        self.writer.flush().await
+    }
+
+    async fn finish(&mut self, trailers: &[u8]) -> Result<(), Fault> {
+        self.writer.finish(trailers).await
+    }
+
+    async fn announce(&mut self, count: u64) -> Result<bool, Fault> {
+        self.writer.announce(count).await
+    }
+
+    fn socket(&self) -> &Stream {
+        self.writer.socket()
+    }
+
+    fn put(&mut self, count: u64) {
+        self.writer.put(count);
+    }
+
+    async fn writable(&self) -> Result<(), Fault> {
+        self.writer.writable().await
+    }
+
+    fn gone(&self) -> Fault {
+        self.writer.gone()
+    }
+}

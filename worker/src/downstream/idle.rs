@@ -1,0 +1,104 @@
+//! Connections that wait for a request: a slab, and two queues through it, longest wait first.
+
+use super::conn::Connection;
+use crate::runtime::reactor::Parked;
+
+const NONE: u32 = u32::MAX;
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Its first bytes.
+    First,
+    /// The request after an exchange.
+    Next,
+}
+
+/// The waiting connections of a worker, by key.
+#[derive(Default)]
+pub(super) struct IdleTable {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// By [`Waiting`].
+    queues: [Queue; 2],
+}
+
+struct Place {
+    connection: Option<Box<Connection>>,
+    waiting: Waiting,
+    due: u64,
+    next: u32,
+    previous: u32,
+}
+
+struct Queue {
+    head: u32,
+    tail: u32,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue { head: NONE, tail: NONE }
+    }
+}
+
+impl IdleTable {
+    /// Keeps a connection until it becomes readable or `due` comes. Those of one queue are due in the order in which they
+    /// are put, or nearly so: a limit that a reload shortens takes effect as the longer waits end.
+    pub(super) fn put(&mut self, mut connection: Box<Connection>, waiting: Waiting, due: u64) {
+        connection.set_idle(waiting == Waiting::Next);
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { connection: None, waiting, due, next: NONE, previous: NONE });
+            u32::try_from(self.places.len() - 1).expect("descriptors are fewer than 2^32")
+        });
+        connection.stream().source().park(Parked::Client(key));
+        let queue = &mut self.queues[waiting as usize];
+        let previous = std::mem::replace(&mut queue.tail, key);
+        match previous {
+            NONE => queue.head = key,
+            previous => self.places[previous as usize].next = key,
+        }
+        self.places[key as usize] = Place { connection: Some(connection), waiting, due, next: NONE, previous };
+    }
+
+    /// Takes a connection out.
+    pub(super) fn take(&mut self, key: u32) -> Option<Box<Connection>> {
+        let place = self.places.get_mut(key as usize)?;
+        let mut connection = place.connection.take()?;
+        let Place { waiting, next, previous, .. } = *place;
+        let queue = &mut self.queues[waiting as usize];
+        match previous {
+            NONE => queue.head = next,
+            previous => self.places[previous as usize].next = next,
+        }
+        match next {
+            NONE => queue.tail = previous,
+            next => self.places[next as usize].previous = previous,
+        }
+        self.free.push(key);
+        connection.stream().source().unpark();
+        connection.set_idle(false);
+        Some(connection)
+    }
+
+    /// Takes out a connection whose wait should have ended by now. One that became readable this very turn is left to
+    /// its driver.
+    pub(super) fn take_due(&mut self, now: u64) -> Option<Box<Connection>> {
+        let heads = self.queues.each_ref().map(|queue| queue.head);
+        let is_due = |key: &u32| self.places.get(*key as usize).is_some_and(|place| place.due <= now);
+        let key = heads.into_iter().find(is_due)?;
+        self.take(key)
+    }
+
+    /// Takes out the connection that has waited the longest: between requests, else for a first one.
+    pub(super) fn take_oldest(&mut self) -> Option<Box<Connection>> {
+        let heads = [Waiting::Next, Waiting::First].map(|waiting| self.queues[waiting as usize].head);
+        let key = heads.into_iter().find(|key| *key != NONE)?;
+        self.take(key)
+    }
+
+    /// No wait ends later than this.
+    pub(super) fn hasten(&mut self, due: u64) {
+        self.places.iter_mut().for_each(|place| place.due = place.due.min(due));
+    }
+}

@@ -1,0 +1,148 @@
+//! The client's side: connections are accepted, kept while they are idle, and driven while they are not.
+//!
+//! ```text
+//! accept -> idle -> drivers -> conn -> h1 -> pipeline
+//!             ^                  |
+//!             +------ kept ------+
+//! ```
+//!
+//! A connection that waits has no task and no buffer: it lies in the idle table until it becomes readable. One of a few
+//! drivers then takes it, runs exchanges on it for as long as requests come, and puts it back.
+
+mod accept;
+mod conn;
+mod drivers;
+mod h1;
+mod idle;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use shared::stats::ProcessCells;
+
+use crate::observe::access::AccessLog;
+use crate::runtime::sync::Signal;
+use crate::runtime::{clock, net};
+use crate::site::{self, Site};
+use conn::Connection;
+use drivers::Drivers;
+use idle::{IdleTable, Waiting};
+
+pub(crate) use accept::Gate;
+
+/// How long a connection on which nothing happens is kept once the worker drains: long enough for a request that is on
+/// its way to arrive, and to be told that it is the last.
+const DRAIN_GRACE: u64 = clock::SECOND;
+
+/// Everything that a worker has of clients.
+pub(crate) struct Downstream {
+    site: site::Current,
+    log: Option<RefCell<AccessLog>>,
+    logger: slog::Logger,
+    process: ProcessCells,
+    idle: RefCell<IdleTable>,
+    drivers: Drivers,
+    is_draining: Cell<bool>,
+    /// How many sockets are accepted from.
+    gates_open: Cell<usize>,
+    /// How many connections were accepted: the last one's number.
+    accepted: Cell<u64>,
+    /// A connection was closed.
+    vacancy: Signal,
+    /// A gate is to close.
+    orders: Signal,
+}
+
+impl Downstream {
+    pub(crate) fn new(site: Rc<Site>, log: Option<AccessLog>, logger: slog::Logger) -> Rc<Downstream> {
+        Rc::new(Downstream {
+            process: site.process,
+            site: RefCell::new(site),
+            log: log.map(RefCell::new),
+            logger,
+            idle: RefCell::default(),
+            drivers: Drivers::default(),
+            is_draining: Cell::new(false),
+            gates_open: Cell::new(0),
+            accepted: Cell::new(0),
+            vacancy: Signal::default(),
+            orders: Signal::default(),
+        })
+    }
+
+    /// A connection in the idle table became readable.
+    pub(crate) fn wake(self: &Rc<Downstream>, key: u32) {
+        let connection = self.idle.borrow_mut().take(key);
+        if let Some(connection) = connection {
+            self.drivers.assign(self, connection);
+        }
+    }
+
+    /// Closes connections that have waited for too long.
+    pub(crate) fn sweep(&self) {
+        let now = clock::now();
+        // Dropped outside of the borrow: whoever waits for the vacancy may ask the table at once.
+        while let Some(connection) = { self.idle.borrow_mut().take_due(now) } {
+            drop(connection);
+        }
+    }
+
+    /// Closes the connection that has waited for the longest time between requests, or else for its first one; false
+    /// when none waits.
+    pub(crate) fn evict(&self) -> bool {
+        let oldest = self.idle.borrow_mut().take_oldest();
+        if oldest.is_some() {
+            self.process.idle_evicted.inc();
+        }
+        oldest.is_some()
+    }
+
+    /// Takes what is in the listening sockets' queues, and no more after that; lets what runs come to its end.
+    pub(crate) fn drain(&self) {
+        if !self.is_draining.replace(true) {
+            self.idle.borrow_mut().hasten(clock::now() + DRAIN_GRACE);
+            self.orders.raise();
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// Whether the worker drains and nothing is left to do.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.is_draining.get() && self.gates_open.get() == 0 && self.connections() == 0
+    }
+
+    /// Hands the lines logged so far to the helper; says how many could not be logged.
+    pub(crate) fn flush_log(&self) -> u64 {
+        let Some(log) = &self.log else { return 0 };
+        let mut log = log.borrow_mut();
+        log.flush();
+        log.dropped()
+    }
+
+    /// Clients' connections, waiting ones included.
+    fn connections(&self) -> u64 {
+        self.process.connections_active.get() + self.process.connections_idle.get()
+    }
+
+    /// Whether there is room for one more client; some other one has to go for it, if that is possible.
+    fn has_room(&self) -> bool {
+        let limit = self.site.borrow().connections_max;
+        (self.connections() < limit || self.evict()) && net::has_room()
+    }
+
+    /// Puts a connection into the idle table.
+    fn park(&self, connection: Box<Connection>, waiting: Waiting) {
+        let timeouts = self.site.borrow().timeouts;
+        let mut due = match waiting {
+            Waiting::First => connection.since().saturating_add(timeouts.client_head),
+            Waiting::Next => clock::now().saturating_add(timeouts.keep_alive),
+        };
+        if self.is_draining.get() {
+            due = due.min(clock::now() + DRAIN_GRACE);
+        }
+        self.idle.borrow_mut().put(connection, waiting, due);
+    }
+}

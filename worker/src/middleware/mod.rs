@@ -1,0 +1,3 @@
+//! What is decided or written on behalf of a request before it goes on.
+
+pub(crate) mod forwarded;

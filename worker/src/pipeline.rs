@@ -1,0 +1,273 @@
+//! The life of a request, on one page.
+//!
+//! ```text
+//! listener -> connection -> codec -> serve { place -> act { upstream { pick -> lease -> relay } } } -> record
+//! ```
+//!
+//! Here and in `attempt` below it all stages are named, and nowhere else; only `attempt` tries a request again. Neither
+//! knows a protocol version: a request's body is a [`Source`], the way back is a [`Respond`].
+
+mod attempt;
+mod desk;
+
+use std::cell::RefCell;
+
+use conf::model::{Action, Redirect, Respond as Fixed};
+use shared::stats::{ListenerCells, ProcessCells};
+
+use crate::message::body::{Respond, Source};
+use crate::message::client::Client;
+use crate::message::fault::{Fault, Kind, Stage};
+use crate::message::head::{BodyLength, Known, Request, Response};
+use crate::message::page;
+use crate::message::request_id::RequestId;
+use crate::message::template::{Variables, render, render_field};
+use crate::middleware::forwarded;
+use crate::observe::access::AccessLog;
+use crate::observe::record::{self, Cells, Exchange, View};
+use crate::proto::hop::write_field;
+use crate::runtime::clock;
+use crate::site::Site;
+use attempt::Attempt;
+
+pub(crate) use desk::Desk;
+
+/// A request, on whose behalf it came, and what it is answered by.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) client: &'a Client,
+    pub(crate) request: Request<'a>,
+    pub(crate) listener: &'a ListenerCells,
+    pub(crate) log: Option<&'a RefCell<AccessLog>>,
+}
+
+/// Answers a request, or says why it can't be: `head` tells whether it could be read at all.
+///
+/// # Errors
+/// Why the exchange did not go well, which the client has been told where that was possible.
+pub(crate) async fn serve<S: Source, R: Respond>(
+    asked: Asked<'_>,
+    head: Result<(), Fault>,
+    body: &mut S,
+    reply: &mut R,
+    desk: &mut Desk,
+) -> Result<(), Fault> {
+    let mut exchange = identify(asked, desk);
+    let active = Active::begin(asked.site.process);
+    let outcome = match head.and_then(|()| place(asked, &mut exchange, desk)) {
+        Ok(()) => act(asked, &mut exchange, body, reply, desk).await,
+        Err(fault) => Err(fault),
+    };
+    if let Err(fault) = outcome {
+        exchange.fault = Some(fault);
+        reply.close_after();
+        if !reply.has_begun() {
+            exchange.status = fault.status();
+            if !fault.is_client_gone() {
+                // Whether the page reaches the client changes nothing any more.
+                let _ = explain(asked, fault, &exchange, reply, desk).await;
+            }
+        }
+    }
+    drop(active);
+    exchange.request_bytes = asked.request.head.bytes as u64 + body.bytes_taken();
+    (exchange.sent_bytes, exchange.sent_body_bytes) = reply.sent();
+    finish(asked, &exchange, desk);
+    desk.inbox = None;
+    outcome
+}
+
+/// An exchange in flight; it is over when this is dropped, however that comes.
+struct Active(ProcessCells);
+
+impl Active {
+    fn begin(process: ProcessCells) -> Active {
+        process.requests_active.inc();
+        Active(process)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.requests_active.dec();
+    }
+}
+
+/// Who asks, and by what name the exchange goes.
+fn identify(asked: Asked<'_>, desk: &mut Desk) -> Exchange {
+    let Asked { site, client, request, .. } = asked;
+    let mut exchange = Exchange::begin(desk.started);
+    let peer = client.source().map(|source| source.ip().to_canonical());
+    exchange.is_trusted = forwarded::is_trusted(&site.trusted_proxies, peer);
+    let (believed, sent) = match exchange.is_trusted {
+        true => (forwarded::client(&site.trusted_proxies, request), RequestId::sent(request)),
+        false => (None, None),
+    };
+    exchange.client = believed.or(peer);
+    exchange.id = sent.unwrap_or_else(|| desk.ids.make());
+    exchange
+}
+
+/// Which route takes the request.
+fn place(asked: Asked<'_>, exchange: &mut Exchange, desk: &mut Desk) -> Result<(), Fault> {
+    // RFC 9110 §9.3.6, §9.3.8: a tunnel to wherever the client says, and an echo of fields that others added, are not
+    // offered.
+    if matches!(asked.request.method(), b"CONNECT" | b"TRACE") {
+        return Err(Fault::proxy(Kind::Method));
+    }
+    desk.place(asked.request)?;
+    exchange.route = asked.site.router.find(&desk.host, &desk.path);
+    exchange.route.map(|_| ()).ok_or(Fault::proxy(Kind::NoRoute))
+}
+
+/// Does what the route says.
+async fn act<S: Source, R: Respond>(
+    asked: Asked<'_>,
+    exchange: &mut Exchange,
+    body: &mut S,
+    reply: &mut R,
+    desk: &mut Desk,
+) -> Result<(), Fault> {
+    let Some(route) = exchange.route.map(|route| &asked.site.routes[route]) else { return Ok(()) };
+    let limits = &route.limits;
+    let deadline = clock::now().saturating_add(limits.exchange);
+    body.set_terms(limits.client_body, deadline, limits.body_bytes);
+    reply.set_terms(limits.client_send, deadline);
+    if let (BodyLength::Exactly(length), Some(limit)) = (asked.request.head.body, limits.body_bytes)
+        && length > limit
+    {
+        return Err(Fault::client(Stage::Body, Kind::TooLarge));
+    }
+    match &route.action {
+        Action::Upstream(upstream) => {
+            Attempt { asked, upstream: *upstream, limits, deadline, exchange, body, reply, desk }.until_answered().await
+        }
+        Action::Respond(fixed) => respond(asked, fixed, exchange, reply, desk).await,
+        Action::Redirect(to) => redirect(asked, to, exchange, reply, desk).await,
+    }
+}
+
+/// The route's own answer.
+async fn respond(
+    asked: Asked<'_>,
+    fixed: &Fixed,
+    exchange: &mut Exchange,
+    reply: &mut impl Respond,
+    desk: &mut Desk,
+) -> Result<(), Fault> {
+    exchange.status = fixed.status;
+    let (mut fields, mut body) = (std::mem::take(&mut desk.draft), std::mem::take(&mut desk.page));
+    with_view(asked, exchange, desk, |view| {
+        for (name, value) in &fixed.headers {
+            write_template(name, value, view, &mut fields);
+        }
+        render(&fixed.body, view, &mut body);
+    });
+    if !body.is_empty() && !fixed.headers.keys().any(|name| name.eq_ignore_ascii_case("content-type")) {
+        write_field(b"Content-Type", b"text/plain; charset=utf-8", &mut fields);
+    }
+    (desk.draft, desk.page) = (fields, body);
+    answer(fixed.status, reply, desk).await
+}
+
+/// An answer that sends the client elsewhere.
+async fn redirect(
+    asked: Asked<'_>,
+    to: &Redirect,
+    exchange: &mut Exchange,
+    reply: &mut impl Respond,
+    desk: &mut Desk,
+) -> Result<(), Fault> {
+    exchange.status = to.status;
+    let mut fields = std::mem::take(&mut desk.draft);
+    with_view(asked, exchange, desk, |view| write_template("Location", &to.location, view, &mut fields));
+    desk.draft = fields;
+    answer(to.status, reply, desk).await
+}
+
+/// A page for the person who asked.
+async fn explain(
+    asked: Asked<'_>,
+    fault: Fault,
+    exchange: &Exchange,
+    reply: &mut impl Respond,
+    desk: &mut Desk,
+) -> Result<(), Fault> {
+    let status = fault.status();
+    reply.set_terms(asked.site.timeouts.client_send, u64::MAX);
+    desk.draft.clear();
+    desk.page.clear();
+    let accept = asked.request.field(Known::Accept);
+    let kind =
+        page::render(status, page::reason(status), fault.sentence(), exchange.id.as_bytes(), accept, &mut desk.page);
+    write_field(b"Content-Type", kind.as_bytes(), &mut desk.draft);
+    write_field(b"X-Request-Id", exchange.id.as_bytes(), &mut desk.draft);
+    if fault.kind == Kind::Method {
+        write_field(b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS", &mut desk.draft);
+    }
+    answer(status, reply, desk).await
+}
+
+/// Sends the fields and the body that were drafted.
+async fn answer(status: u16, reply: &mut impl Respond, desk: &mut Desk) -> Result<(), Fault> {
+    reply.begin_own(status, &desk.draft, desk.page.len() as u64, desk.clock.http());
+    if !desk.page.is_empty() {
+        reply.write(&desk.page).await?;
+    }
+    reply.finish(b"").await
+}
+
+fn write_template(name: &str, value: &conf::template::Template, variables: &impl Variables, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    render_field(value, variables, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Counts the exchange and logs it: the only place that does either.
+fn finish(asked: Asked<'_>, exchange: &Exchange, desk: &Desk) {
+    let Asked { site, listener, log, .. } = asked;
+    let upstream = asked.upstream(exchange);
+    let server = upstream.and_then(|upstream| Some(&upstream.servers[exchange.tried().last()?].cells));
+    let cells = Cells {
+        process: &site.process,
+        listener,
+        route: site.route_cells(exchange.route),
+        upstream: upstream.map(|upstream| (&upstream.cells, server)),
+    };
+    record::count(exchange, &cells);
+    if let Some(log) = log {
+        with_view(asked, exchange, desk, |view| log.borrow_mut().line(view));
+    }
+}
+
+impl<'a> Asked<'a> {
+    /// The upstream of the exchange's route, if it has one.
+    fn upstream(self, exchange: &Exchange) -> Option<&'a crate::upstream::Upstream> {
+        match self.site.routes[exchange.route?].action {
+            Action::Upstream(upstream) => Some(&self.site.upstreams[upstream]),
+            Action::Respond(_) | Action::Redirect(_) => None,
+        }
+    }
+}
+
+fn with_view<T>(asked: Asked<'_>, exchange: &Exchange, desk: &Desk, then: impl FnOnce(&View<'_>) -> T) -> T {
+    let upstream = asked.upstream(exchange);
+    let server_text = |server: usize| upstream.map_or("", |upstream| &*upstream.servers[server].text);
+    let response = Response { head: &desk.response, bytes: desk.inbox.as_ref().map_or(&[], |inbox| inbox.filled()) };
+    then(&View {
+        exchange,
+        client: asked.client,
+        request: asked.request,
+        response: (response.head.status >= 200 && !response.bytes.is_empty()).then_some(response),
+        host: &desk.host,
+        path: &desk.path,
+        query: desk.query(),
+        route: exchange.route.map_or("", |route| &asked.site.routes[route].name),
+        upstream: upstream.map(|upstream| &*upstream.name),
+        servers: &server_text,
+        clock: &desk.clock,
+        hostname: &asked.site.hostname,
+    })
+}

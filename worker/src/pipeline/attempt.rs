@@ -1,0 +1,216 @@
+//! An exchange with an upstream: pick a server, lease a connection, relay both ways; and again, where that is safe.
+
+use std::pin::pin;
+use std::rc::Rc;
+
+use super::{Asked, Desk};
+use crate::message::body::{End, Respond, Source};
+use crate::message::decimal;
+use crate::message::fault::{Fault, Kind, Side, Stage};
+use crate::message::head::{BodyLength, Response};
+use crate::middleware::forwarded::Hop;
+use crate::observe::record::{self, ATTEMPTS_MAX, Exchange};
+use crate::proto::hop::write_request;
+use crate::proto::proxy_protocol::{self, Addresses};
+use crate::proto::transfer::{Patience, Reader, Sent, Writer};
+use crate::relay::{self, tunnel};
+use crate::runtime::buffer::Buffer;
+use crate::runtime::clock;
+use crate::runtime::net::Presence;
+use crate::runtime::sync::{Background, first};
+use crate::site::RouteLimits;
+use crate::upstream::h1::{self, Lease};
+use crate::upstream::{Server, Upstream};
+
+/// The most interim responses that are passed on for one request.
+const INTERIM_RESPONSES_MAX: usize = 16;
+
+/// Everything that an exchange with an upstream needs.
+pub(super) struct Attempt<'a, S, R> {
+    pub(super) asked: Asked<'a>,
+    /// Index of the upstream.
+    pub(super) upstream: usize,
+    pub(super) limits: &'a RouteLimits,
+    /// When the exchange must be over.
+    pub(super) deadline: u64,
+    pub(super) exchange: &'a mut Exchange,
+    pub(super) body: &'a mut S,
+    pub(super) reply: &'a mut R,
+    pub(super) desk: &'a mut Desk,
+}
+
+impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
+    /// Tries servers until one has answered or no further try is safe.
+    ///
+    /// A request that can't have reached a server (no connection was made) goes to the next one. One that met an idle
+    /// connection which the server had closed goes to the same server on a new connection, once, if it may be repeated:
+    /// its method is idempotent (RFC 9110 §9.2.2) and it has no body, so that nothing of it is lost.
+    pub(super) async fn until_answered(&mut self) -> Result<(), Fault> {
+        let mut last = Fault::server(Stage::Connect, Kind::Refused);
+        while self.exchange.attempts() < ATTEMPTS_MAX {
+            let is_tried = |server| self.exchange.tried().any(|tried| tried == server);
+            let Some(server) = self.asked.site.pick(self.upstream, is_tried) else { break };
+            self.exchange.try_server(server);
+            let server = &self.upstream().servers[server];
+            let mut was_reused = false;
+            let mut outcome = self.once(server, false, &mut was_reused).await;
+            if let Err(fault) = outcome
+                && was_reused
+                && fault.is_unanswered()
+                && self.may_repeat()
+            {
+                self.exchange.repeats += 1;
+                outcome = self.once(server, true, &mut was_reused).await;
+            }
+            match outcome {
+                Err(fault) if fault.side == Side::Server && fault.stage == Stage::Connect => last = fault,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+
+    fn upstream(&self) -> &'a Upstream {
+        &self.asked.site.upstreams[self.upstream]
+    }
+
+    fn may_repeat(&self) -> bool {
+        let request = self.asked.request;
+        !self.reply.has_begun() && request.head.body == BodyLength::None && request.is_idempotent()
+    }
+
+    /// One try on one connection.
+    async fn once(&mut self, server: &Rc<Server>, fresh: bool, was_reused: &mut bool) -> Result<(), Fault> {
+        self.exchange.attempt_started = clock::now();
+        (self.exchange.upstream_status, self.exchange.header_time) = (None, None);
+        self.write_greeting();
+        let due = clock::now().saturating_add(self.limits.connect).min(self.deadline);
+        let lease = Lease::take(server, fresh, &self.desk.draft, &self.desk.downward, due).await?;
+        *was_reused = lease.is_reused;
+        self.exchange.connect_time = self.exchange.since_attempt();
+        self.write_head();
+        let outcome = self.over(&lease).await;
+        self.exchange.response_time = self.exchange.since_attempt();
+        if outcome? {
+            lease.keep(self.upstream());
+        }
+        Ok(())
+    }
+
+    /// The PROXY protocol header, if this upstream wants one.
+    fn write_greeting(&mut self) {
+        self.desk.draft.clear();
+        let Some(version) = self.upstream().proxy_protocol else { return };
+        let client = self.asked.client;
+        let addresses = match (client.source(), client.destination()) {
+            (Some(source), Some(destination)) => Addresses::Inet { source, destination },
+            _ => Addresses::Unknown,
+        };
+        proxy_protocol::encode(version, &addresses, &mut self.desk.draft);
+    }
+
+    /// The request's head as the server is to see it.
+    fn write_head(&mut self) {
+        let Asked { client, request, .. } = self.asked;
+        let Desk { to_server, authority, target, page: port, draft: peer, .. } = &mut *self.desk;
+        to_server.clear();
+        peer.clear();
+        port.clear();
+        record::address(client.source().map(|source| source.ip().to_canonical()), peer);
+        if let Some(destination) = client.destination() {
+            decimal::push(destination.port().into(), port);
+        }
+        // RFC 9112 §3.2: the field is sent even if there is nothing to say in it.
+        write_request(request, target, authority, to_server);
+        let hop = Hop { peer, is_trusted: self.exchange.is_trusted, scheme: b"http", host: authority, port };
+        hop.write(request, self.exchange.id.as_bytes(), to_server);
+        to_server.extend_from_slice(b"\r\n");
+        port.clear();
+        peer.clear();
+    }
+
+    /// The exchange on a leased connection. Says whether the connection may carry another.
+    async fn over(&mut self, lease: &Lease) -> Result<bool, Fault> {
+        let Attempt { asked, limits, deadline, exchange, body, reply, desk, .. } = self;
+        let Desk { to_server, inbox, response, upward, downward, clock: date, .. } = &mut **desk;
+        let request = asked.request;
+        let patience = |step| Patience { step, deadline: *deadline };
+        let sent = Sent::default();
+        let sending = lease.link(upward, patience(limits.upstream_send));
+        let receiving = lease.link(downward, patience(limits.upstream_read));
+        let mut writer = Writer::new(sending, to_server, request.head.body, &sent);
+        let presence = reply.presence();
+
+        let upload = pin!(relay::copy(*body, &mut writer));
+        let mut upload = Background::new(upload);
+        let mut interims = 0;
+        loop {
+            // While the request is still on its way, the server's time to answer has not begun.
+            upload.unless(std::future::poll_fn(|cx| lease.stream().poll_readable(cx))).await;
+            let head = h1::read_head(receiving, inbox, asked.site.head_limits, request.is_head(), response);
+            upload.during(unless_gone(&presence, head), is_not_the_servers).await??;
+            if response.status >= 200 || response.status == 101 {
+                break;
+            }
+            interims += 1;
+            if interims > INTERIM_RESPONSES_MAX {
+                return Err(Fault::server(Stage::Head, Kind::Malformed("There are too many interim responses.")));
+            }
+            reply.interim(Response { head: response, bytes: filled(inbox) }).await?;
+            if let Some(inbox) = inbox {
+                inbox.consume(response.bytes);
+            }
+        }
+        exchange.header_time = exchange.since_attempt();
+        exchange.upstream_status = Some(response.status);
+        exchange.status = response.status;
+        let bytes = filled(inbox);
+        let leading = &bytes[response.bytes..];
+        let answer = Response { head: response, bytes };
+        if response.status == 101 {
+            if !request.head.upgrade {
+                return Err(Fault::server(Stage::Head, Kind::Malformed("The protocol was changed without a request.")));
+            }
+            reply.begin(answer, date.http());
+            reply.flush().await?;
+            let server = End { stream: lease.stream(), timer: downward, leading };
+            let traffic = tunnel::Traffic::default();
+            let ended = tunnel::run(reply.tunnel(), server, limits.tunnel_idle, &traffic).await;
+            reply.tunnelled(traffic.to_client.get());
+            exchange.upstream_sent = sent.wire.get() + traffic.to_server.get();
+            exchange.upstream_received = response.bytes as u64 + traffic.to_client.get();
+            return ended.map(|()| false);
+        }
+        if upload.outcome.is_none() {
+            // The answer comes before the whole request was read: what is left of it stands before any next one.
+            reply.close_after();
+        }
+        let mut reader = Reader::new(receiving, leading, response.body, None, asked.site.head_limits.bytes);
+        reply.begin(answer, date.http());
+        let download = unless_gone(&presence, relay::copy(&mut reader, *reply));
+        let outcome = upload.during(download, is_not_the_servers).await;
+        exchange.upstream_sent = sent.wire.get();
+        exchange.upstream_received = response.bytes as u64 + reader.bytes_taken();
+        outcome??;
+        let sent_all = matches!(upload.outcome, Some(Ok(())));
+        Ok(sent_all && reader.is_clean() && response.keep_alive)
+    }
+}
+
+/// A fault of the upload that ends the exchange at once. One of the server does not: it may have answered early.
+fn is_not_the_servers(fault: &Fault) -> bool {
+    fault.side != Side::Server
+}
+
+fn filled(inbox: &Option<Buffer>) -> &[u8] {
+    inbox.as_ref().map_or(&[], Buffer::filled)
+}
+
+/// Waits for `future` unless the client goes away first: there is no use in an answer that no one will read.
+async fn unless_gone<T>(presence: &Presence, future: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let gone = async {
+        presence.gone().await;
+        Err(Fault::client(Stage::Send, Kind::Closed))
+    };
+    first(future, gone).await
+}

@@ -1,0 +1,48 @@
+//! Moves bodies from a source to a sink, one piece at a time: what the sink has not taken is not asked of the source.
+//!
+//! Deliberately ignorant of protocol versions: they are behind [`Source`] and [`Sink`].
+
+mod splice;
+pub(crate) mod tunnel;
+
+use crate::message::body::{Sink, Source};
+use crate::message::fault::Fault;
+use crate::runtime::executor;
+
+/// Payload of fewer bytes than this is copied: making a pipe ready costs more than it saves.
+const DIRECT_BYTES_MIN: u64 = 32 * 1024;
+/// How much one task moves before others have their turn, in bytes.
+const TURN_BYTES_MAX: u64 = 512 * 1024;
+
+/// Moves the whole body.
+///
+/// # Errors
+/// The fault of whichever side failed first.
+pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Result<(), Fault> {
+    let mut moved = 0;
+    loop {
+        if !source.is_ready() {
+            sink.flush().await?;
+        }
+        if let Some((from, count)) = source.direct()
+            && count >= DIRECT_BYTES_MIN
+            && from.descriptor().is_some()
+            && sink.announce(count).await?
+        {
+            splice::transfer(source, from, sink, count).await?;
+            source.took(count);
+            sink.put(count);
+        }
+        match source.next().await? {
+            Some(payload) => {
+                moved += payload.len() as u64;
+                sink.write(payload).await?;
+            }
+            None => return sink.finish(source.trailers()).await,
+        }
+        if moved >= TURN_BYTES_MAX {
+            moved = 0;
+            executor::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Moves bytes from socket to socket through a pipe: they pass through the kernel only, by reference (splice(2)).
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::pipe2;
+
+use super::TURN_BYTES_MAX;
+use crate::message::body::{Sink, Source};
+use crate::message::fault::Fault;
+use crate::runtime::executor;
+use crate::runtime::net::Stream;
+
+/// What a pipe is asked to hold, in bytes. One that the kernel grants less (an account's share is limited) works too.
+const PIPE_BYTES: i32 = 1 << 20;
+/// How many empty pipes are kept for the next transfer.
+const POOLED_PIPES: usize = 32;
+
+thread_local! {
+    static POOL: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty pipe, or one that holds what was taken from a socket and not yet put on the other.
+pub(super) struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+}
+
+impl Pipe {
+    pub(super) fn take() -> io::Result<Pipe> {
+        if let Some(pipe) = POOL.with_borrow_mut(Vec::pop) {
+            return Ok(pipe);
+        }
+        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // Refused beyond an account's share: it then holds 64 KiB.
+        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        Ok(Pipe { read, write, held: 0 })
+    }
+
+    /// Keeps the pipe for another transfer, if it is empty.
+    pub(super) fn give_back(self) {
+        POOL.with_borrow_mut(|pool| {
+            if self.held == 0 && pool.len() < POOLED_PIPES {
+                pool.push(self);
+            }
+        });
+    }
+
+    /// Whether everything that was taken has been put.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Takes at most `count` bytes from a socket; 0 at its end.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket is dry: call it with an empty pipe only, a full one looks the same.
+    pub(super) fn fill(&mut self, from: &Stream, count: u64) -> io::Result<usize> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(PIPE_BYTES as usize);
+        let moved = shift(descriptor(from)?, std::os::fd::AsFd::as_fd(&self.write), count);
+        if would_block(&moved) {
+            from.source().drained();
+        }
+        self.held += moved.as_ref().ok().copied().unwrap_or(0);
+        moved
+    }
+
+    /// Puts what the pipe holds on a socket, as much as it takes.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket is full.
+    pub(super) fn drain(&mut self, to: &Stream) -> io::Result<usize> {
+        let moved = shift(std::os::fd::AsFd::as_fd(&self.read), descriptor(to)?, self.held);
+        if would_block(&moved) {
+            to.source().filled();
+        }
+        self.held -= moved.as_ref().ok().copied().unwrap_or(0);
+        moved
+    }
+}
+
+/// Moves `count` bytes that lie unframed on `from` to the sink's socket.
+///
+/// # Errors
+/// The fault of whichever side failed first.
+pub(super) async fn transfer(source: &impl Source, from: &Stream, sink: &impl Sink, count: u64) -> Result<(), Fault> {
+    let mut pipe = Pipe::take().map_err(|_| Fault::proxy(crate::message::fault::Kind::Exhausted))?;
+    let (mut left, mut moved) = (count, 0);
+    while left > 0 {
+        match pipe.fill(from, left) {
+            Ok(0) => return Err(source.gone()),
+            Ok(taken) => left -= taken as u64,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => source.readable().await?,
+            Err(_) => return Err(source.gone()),
+        }
+        while !pipe.is_empty() {
+            match pipe.drain(sink.socket()) {
+                Ok(put) => moved += put as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sink.writable().await?,
+                Err(_) => return Err(sink.gone()),
+            }
+        }
+        if moved >= TURN_BYTES_MAX {
+            moved = 0;
+            executor::yield_now().await;
+        }
+    }
+    pipe.give_back();
+    Ok(())
+}
+
+fn shift(from: BorrowedFd<'_>, to: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    loop {
+        match splice(from, None, to, None, count, flags) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn would_block<T>(result: &io::Result<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+fn descriptor(stream: &Stream) -> io::Result<BorrowedFd<'_>> {
+    stream.descriptor().ok_or_else(|| io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,297 @@
+//! Readiness: one mio poll, edge-triggered, and for each source what waits for it.
+//!
+//! A source's readiness is remembered: an edge sets it, and the call that found the socket dry clears it. What a
+//! source wakes is either a task (it waits inside a future) or nothing but a key: a connection that is parked has no
+//! task, and its key is handed to the loop instead.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use mio::event::{Event, Source as MioSource};
+use mio::{Events, Interest, Poll, Token};
+
+/// Who a parked source belongs to; see [`Source::park`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parked {
+    /// A client's connection, by its key in the table of parked ones.
+    Client(u32),
+    /// An idle connection to the server with this number; the second number is the connection's own.
+    Server(u32, u64),
+}
+
+/// What the reactor knows of one descriptor.
+#[derive(Default)]
+pub(crate) struct Source {
+    readable: Cell<bool>,
+    writable: Cell<bool>,
+    /// The peer will send no more, or the socket failed: a short read then does not mean that it is dry.
+    hung_up: Cell<bool>,
+    reader: Cell<Option<Waker>>,
+    writer: Cell<Option<Waker>>,
+    parked: Cell<Option<Parked>>,
+}
+
+impl Source {
+    /// Whether a read is worth trying.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable.get()
+    }
+
+    /// Whether a write is worth trying.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable.get()
+    }
+
+    /// Whether the peer was seen to close or to fail.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.hung_up.get()
+    }
+
+    /// A read found the socket dry.
+    pub(crate) fn drained(&self) {
+        self.readable.set(false);
+    }
+
+    /// A read returned less than it asked for: the socket is dry, unless its end is near.
+    pub(crate) fn read_short(&self) {
+        self.readable.set(self.hung_up.get());
+    }
+
+    /// A write found the socket full.
+    pub(crate) fn filled(&self) {
+        self.writable.set(false);
+    }
+
+    /// Wakes this task at the next edge that makes the source readable.
+    pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
+        register(&self.reader, cx);
+    }
+
+    /// Wakes this task at the next edge that makes the source writable.
+    pub(crate) fn wake_writer(&self, cx: &Context<'_>) {
+        register(&self.writer, cx);
+    }
+
+    /// From now on an edge reports `owner` to the loop, once, and wakes no task.
+    pub(crate) fn park(&self, owner: Parked) {
+        self.reader.set(None);
+        self.writer.set(None);
+        self.parked.set(Some(owner));
+    }
+
+    /// Undoes [`Source::park`].
+    pub(crate) fn unpark(&self) {
+        self.parked.set(None);
+    }
+
+    fn edge(&self, event: &Event, ready: &mut Vec<Parked>) {
+        if event.is_read_closed() || event.is_error() || event.is_write_closed() {
+            self.hung_up.set(true);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.readable.set(true);
+            if let Some(owner) = self.parked.take() {
+                ready.push(owner);
+            }
+            wake(&self.reader);
+        }
+        if event.is_writable() || event.is_error() {
+            self.writable.set(true);
+            wake(&self.writer);
+        }
+    }
+}
+
+fn register(slot: &Cell<Option<Waker>>, cx: &Context<'_>) {
+    let waker = match slot.take() {
+        Some(waker) if waker.will_wake(cx.waker()) => waker,
+        _ => cx.waker().clone(),
+    };
+    slot.set(Some(waker));
+}
+
+fn wake(slot: &Cell<Option<Waker>>) {
+    if let Some(waker) = slot.take() {
+        waker.wake();
+    }
+}
+
+/// A descriptor's place in the reactor; dropping it forgets the source.
+pub(crate) struct Registration {
+    token: Token,
+    source: Rc<Source>,
+}
+
+impl std::ops::Deref for Registration {
+    type Target = Source;
+
+    fn deref(&self) -> &Source {
+        &self.source
+    }
+}
+
+impl Registration {
+    /// Watches `io`. Of a connection, which no other process holds, the kernel forgets by itself when it is closed; what
+    /// others hold too needs [`forget`].
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub(crate) fn new(io: &mut impl MioSource, interest: Interest) -> io::Result<Registration> {
+        with(|reactor| {
+            let registration = reactor.sources.borrow_mut().insert();
+            reactor.poll.borrow().registry().register(io, registration.token, interest)?;
+            Ok(registration)
+        })
+    }
+
+    /// Watches what the caller adds to the poll by itself, under the token that it is given.
+    pub(crate) fn with_token(add: impl FnOnce(&Poll, Token) -> io::Result<()>) -> io::Result<Registration> {
+        with(|reactor| {
+            let registration = reactor.sources.borrow_mut().insert();
+            add(&reactor.poll.borrow(), registration.token)?;
+            Ok(registration)
+        })
+    }
+
+    /// The source itself, to be watched from beside.
+    pub(crate) fn share(&self) -> Rc<Source> {
+        Rc::clone(&self.source)
+    }
+
+    /// A source that no kernel object stands behind; a simulation makes it ready.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Registration {
+        Registration { token: Token(usize::MAX), source: Rc::new(Source::default()) }
+    }
+
+    /// Another handle on a detached source.
+    #[cfg(test)]
+    pub(crate) fn twin(&self) -> Registration {
+        Registration { token: self.token, source: Rc::clone(&self.source) }
+    }
+
+    /// Makes the source ready as an edge would.
+    #[cfg(test)]
+    pub(crate) fn simulate(&self, readable: bool, writable: bool, hung_up: bool) {
+        self.hung_up.set(self.hung_up.get() || hung_up);
+        if readable {
+            self.readable.set(true);
+            wake(&self.reader);
+        }
+        if writable {
+            self.writable.set(true);
+            wake(&self.writer);
+        }
+    }
+
+    /// Starts as if an edge had come: for a new connection, which can be written to at once.
+    pub(crate) fn assume_writable(&self) {
+        self.writable.set(true);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let token = self.token;
+        // At the end of the thread the table may be gone already.
+        let _ = REACTOR.try_with(|reactor| {
+            if let Some(reactor) = reactor.borrow().as_ref() {
+                reactor.sources.borrow_mut().remove(token);
+            }
+        });
+    }
+}
+
+/// The sources by token. A token is an index and the number of times that the index was given out, so that an event
+/// for a descriptor closed in this very turn finds nobody.
+#[derive(Default)]
+struct Sources {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+struct Entry {
+    uses: u32,
+    source: Option<Rc<Source>>,
+}
+
+impl Sources {
+    fn insert(&mut self) -> Registration {
+        let source = Rc::new(Source::default());
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry { uses: 0, source: None });
+            u32::try_from(self.entries.len() - 1).expect("descriptors are fewer than 2^32")
+        });
+        let entry = &mut self.entries[index as usize];
+        entry.source = Some(Rc::clone(&source));
+        Registration { token: Token((entry.uses as usize) << 32 | index as usize), source }
+    }
+
+    fn find(&self, token: Token) -> Option<&Source> {
+        let entry = self.entries.get(token.0 & 0xffff_ffff)?;
+        if entry.uses as usize == token.0 >> 32 { entry.source.as_deref() } else { None }
+    }
+
+    fn remove(&mut self, token: Token) {
+        let index = token.0 & 0xffff_ffff;
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.uses = entry.uses.wrapping_add(1);
+            entry.source = None;
+            self.free.push(u32::try_from(index).expect("masked to 32 bits"));
+        }
+    }
+}
+
+struct Reactor {
+    poll: RefCell<Poll>,
+    sources: RefCell<Sources>,
+}
+
+thread_local! {
+    static REACTOR: RefCell<Option<Reactor>> = const { RefCell::new(None) };
+    static EVENTS: RefCell<Events> = RefCell::new(Events::with_capacity(1024));
+}
+
+/// Makes this thread's poll. Call it after a fork: a poll made before is shared with the parent.
+///
+/// # Errors
+/// Those of epoll_create1(2).
+pub(crate) fn start() -> io::Result<()> {
+    REACTOR.set(Some(Reactor { poll: RefCell::new(Poll::new()?), sources: RefCell::default() }));
+    Ok(())
+}
+
+/// Ends the watch on something that stays open elsewhere.
+pub(crate) fn forget(io: &mut impl MioSource) {
+    // It fails only for what is not watched.
+    let _ = with(|reactor| reactor.poll.borrow().registry().deregister(io));
+}
+
+/// Waits for readiness for at most `wait` and delivers it: tasks are queued, parked owners are appended to `ready`.
+pub(crate) fn turn(wait: Option<Duration>, ready: &mut Vec<Parked>) -> io::Result<()> {
+    EVENTS.with_borrow_mut(|events| {
+        with(|reactor| {
+            match reactor.poll.borrow_mut().poll(events, wait) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+                other => other?,
+            }
+            let sources = reactor.sources.borrow();
+            for event in events.iter() {
+                if let Some(source) = sources.find(event.token()) {
+                    source.edge(event, ready);
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+fn with<T>(call: impl FnOnce(&Reactor) -> io::Result<T>) -> io::Result<T> {
+    REACTOR.with_borrow(|reactor| match reactor {
+        Some(reactor) => call(reactor),
+        None => Err(io::Error::other("the reactor was not started on this thread")),
+    })
+}
