@@ -1,0 +1,101 @@
+//! `sluice run`: from a configuration to a master that serves.
+
+#![forbid(unsafe_code)]
+
+use super::{complain, exit};
+use crate::cycle::{Master, Start};
+use crate::daemon::{Launch, Outcome, Side, detach};
+use crate::lock::{Holder, Lock, holder};
+use crate::logs::Logs;
+use crate::orphans::Orphans;
+use crate::recipe::Recipe;
+use crate::runtime_dir::RuntimeDir;
+use conf::Loaded;
+use conf::model::LogTarget;
+
+/// Starts what `recipe` says; returns when it has ended, or, as the command that launched a daemon, when it serves.
+pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
+    let loaded = match recipe.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => return complain(&format!("the configuration is invalid\n{problems}")),
+    };
+    for warning in &loaded.warnings {
+        eprintln!("{warning}");
+    }
+    let dir = RuntimeDir::of(&loaded.config);
+    let is_daemon = daemon || loaded.config.daemon;
+    // Asked once more with the lock; here only to answer on the terminal at once.
+    if let Ok(Some(holder)) = holder(&dir.lock()) {
+        return end(runs_already(&dir, holder));
+    }
+    if !is_daemon {
+        let shows_log = loaded.config.error_log.target == LogTarget::Stderr;
+        let outcome = serve(recipe, loaded, dir, None, quiet);
+        // What ended a master is the last line of its log.
+        return if shows_log && outcome.code == exit::FAILED { exit::FAILED } else { end(outcome) };
+    }
+    if !matches!(loaded.config.error_log.target, LogTarget::File(_)) {
+        eprintln!("sluice: warning: a daemon has no standard streams; name a file in error_log to see what it says");
+    }
+    match detach() {
+        Ok(Side::Launcher(outcome)) => end(outcome),
+        Ok(Side::Daemon(launch)) => serve(recipe, loaded, dir, Some(launch), true).code,
+        Err(error) => complain(&format!("cannot leave the terminal: {error}")),
+    }
+}
+
+fn end(outcome: Outcome) -> u8 {
+    if !outcome.text.is_empty() {
+        eprintln!("sluice: {}", outcome.text);
+    }
+    outcome.code
+}
+
+fn serve(recipe: Recipe, loaded: Loaded, dir: RuntimeDir, launch: Option<Launch>, quiet: bool) -> Outcome {
+    let greeting = (recipe == Recipe::BuiltIn && !quiet).then(|| GREETING.to_owned());
+    let mut launch = launch;
+    match prepare(recipe, &loaded, dir, &mut launch, greeting) {
+        Ok(master) => master.run(loaded.config),
+        Err(outcome) => {
+            if let Some(launch) = launch {
+                launch.report(&outcome);
+            }
+            outcome
+        }
+    }
+}
+
+fn prepare(
+    recipe: Recipe,
+    loaded: &Loaded,
+    dir: RuntimeDir,
+    launch: &mut Option<Launch>,
+    greeting: Option<String>,
+) -> Result<Master, Outcome> {
+    let failed = |text: String| Outcome { code: exit::FAILED, text };
+    let log = Logs::open(&loaded.config).map_err(failed)?.logger();
+    dir.prepare().map_err(failed)?;
+    let lock = Lock::take(&dir.lock())
+        .map_err(|error| failed(format!("cannot lock {}: {error}", dir.lock().display())))?
+        .map_err(|holder| runs_already(&dir, holder))?;
+    let orphans = Orphans::find(&dir, &log);
+    Master::new(Start { recipe, dir, lock, log, launch: launch.take(), orphans, greeting })
+        .map_err(|error| failed(format!("cannot start: {error}")))
+}
+
+fn runs_already(dir: &RuntimeDir, holder: Holder) -> Outcome {
+    let who = holder.pid.map_or_else(|| "it is starting".into(), |pid| format!("pid {pid}"));
+    Outcome { code: exit::RUNS_ALREADY, text: format!("one runs already in {} ({who})", dir.path().display()) }
+}
+
+const GREETING: &str = "
+Sluice serves on http://127.0.0.1:8080, in front of two demo origins. Try:
+
+  curl -i http://127.0.0.1:8080/               a page; ask again, and the other origin answers
+  curl -d 'hello' http://127.0.0.1:8080/echo   what arrived at the origin
+  curl -N http://127.0.0.1:8080/stream         server-sent events, one each half second
+  sluice stats                                 what was counted
+  sluice top                                   the same, live
+
+Ctrl-C stops it. `sluice -c FILE` serves a configuration of your own.
+";

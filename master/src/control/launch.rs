@@ -1,0 +1,77 @@
+//! The master's side of `control`: what it inherits, and how it is started.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io::{self, PipeReader, PipeWriter, pipe};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::sys::socket::Backlog;
+
+use crate::children::{Child, Role};
+use crate::listeners::{Company, open_unix};
+use crate::recipe::ORIGINS;
+use crate::rights::Rights;
+use crate::runtime_dir::RuntimeDir;
+use crate::spawn::{exec_self, fork};
+
+/// What one `control` after another inherits.
+pub(crate) struct Control {
+    origins: Vec<(PathBuf, OwnedFd)>,
+    /// Never written to. Its end comes when the last process that holds the other side has gone.
+    lifeline: (PipeReader, PipeWriter),
+}
+
+impl Control {
+    /// Opens the sockets of the demo origins.
+    ///
+    /// # Errors
+    /// When a path is taken, or descriptors run out.
+    pub(crate) fn open(dir: &RuntimeDir) -> io::Result<Control> {
+        let open = |name| {
+            let path = dir.origin(name);
+            // The lock of the directory is ours, so whoever still listens there belongs to a killed master.
+            open_unix(&path, Backlog::MAXCONN, Company::Orphans).map(|socket| (path, socket))
+        };
+        Ok(Control { origins: ORIGINS.into_iter().map(open).collect::<io::Result<_>>()?, lifeline: pipe()? })
+    }
+
+    /// Held open by master and workers: while one of them lives, so does `control`.
+    pub(crate) fn lifeline(&self) -> BorrowedFd<'_> {
+        self.lifeline.1.as_fd()
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(crate) fn start(&self, rights: &Rights) -> Result<Child, String> {
+        let pass: Vec<_> =
+            self.origins.iter().map(|(_, socket)| socket.as_fd()).chain([self.lifeline.0.as_fd()]).collect();
+        let keep: Vec<_> = pass.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut arguments = vec![c"sluice".to_owned(), c"control".to_owned()];
+        for descriptor in &keep {
+            arguments.push(CString::new(descriptor.to_string()).map_err(|error| error.to_string())?);
+        }
+        let process = fork(c"sluice-control", &keep, || {
+            let failure = match rights.assume_control() {
+                Ok(()) => exec_self(&arguments, &pass).to_string(),
+                Err(reason) => reason,
+            };
+            eprintln!("sluice: cannot start control: {failure}");
+            worker::exit::FAILED
+        });
+        process
+            .map(|process| Child::new(Role::Control, process, None))
+            .map_err(|error| format!("cannot start control: {error}"))
+    }
+
+    /// Removes the paths of its sockets.
+    pub(crate) fn unlink(&self) {
+        for (path, _) in &self.origins {
+            // It may have been removed by hand: then there is nothing left to do.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

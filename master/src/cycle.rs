@@ -1,0 +1,411 @@
+//! The master: one thread, one loop, one `if` a fact.
+//!
+//! Signal handlers only set flags; the loop reads them and acts. Its states and rules are in LIFECYCLE.md.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shared::channel::{Command, Report};
+use shared::ident::{Generation, Seat};
+use shared::zone::Zone;
+use slog::{Logger, crit, error, info, o, warn};
+
+use crate::children::{Child, Children, Exit, Role, Urgency};
+use crate::cohort::Cohort;
+use crate::control::launch::Control;
+use crate::daemon::{Launch, Outcome};
+use crate::lock::{Lock, PidFile};
+use crate::orphans::Orphans;
+use crate::recipe::Recipe;
+use crate::reload::Change;
+use crate::rights::Rights;
+use crate::runtime_dir::RuntimeDir;
+use crate::signals::Signals;
+use crate::supervisor::{Decision, Life, Supervisor};
+
+/// The master process.
+pub(crate) struct Master {
+    pub(crate) log: Logger,
+    pub(crate) recipe: Recipe,
+    pub(crate) dir: RuntimeDir,
+    pub(crate) children: Children,
+    /// The committed configuration and its workers; none before the first commit.
+    pub(crate) serving: Option<Cohort>,
+    /// The next one, while it is on its way.
+    pub(crate) change: Option<Change>,
+    /// Earlier ones whose workers are about to be told.
+    pub(crate) retiring: Vec<Retiring>,
+    pub(crate) zone: Option<&'static Zone>,
+    pub(crate) orphans: Option<Orphans>,
+    pub(crate) pid_file: Option<PidFile>,
+    pub(crate) launch: Option<Launch>,
+    pub(crate) generations: u64,
+    /// By seat; `None` is `control`.
+    pub(crate) supervisors: BTreeMap<Option<Seat>, Supervisor>,
+    /// Who is to be started again, and when.
+    pub(crate) respawns: Vec<(Instant, Option<Seat>)>,
+    /// Workers were told to go by SIGWINCH: none is replaced.
+    pub(crate) rests: bool,
+    control: Option<Control>,
+    signals: Signals,
+    lock: Lock,
+    is_daemon: bool,
+    reload_asked: bool,
+    stopping: Option<Urgency>,
+    outcome: Outcome,
+    greeting: Option<String>,
+}
+
+/// A cohort that another one has replaced.
+pub(crate) struct Retiring {
+    /// It; its sockets are closed here when its workers are told.
+    pub(crate) cohort: Cohort,
+    /// When to tell them.
+    pub(crate) at: Instant,
+}
+
+/// What a master starts with.
+pub(crate) struct Start {
+    /// Where its configuration comes from.
+    pub(crate) recipe: Recipe,
+    /// Its runtime directory, prepared.
+    pub(crate) dir: RuntimeDir,
+    /// The lock of that, taken.
+    pub(crate) lock: Lock,
+    /// Where it logs until it has a configuration that serves.
+    pub(crate) log: Logger,
+    /// The launching command, if it is a daemon.
+    pub(crate) launch: Option<Launch>,
+    /// Workers of a killed master.
+    pub(crate) orphans: Option<Orphans>,
+    /// What to print once it serves.
+    pub(crate) greeting: Option<String>,
+}
+
+impl Master {
+    /// Takes over the process's signals.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub(crate) fn new(start: Start) -> std::io::Result<Master> {
+        let control = start.recipe.needs_origins().then(|| Control::open(&start.dir)).transpose()?;
+        Ok(Master {
+            log: start.log,
+            recipe: start.recipe,
+            dir: start.dir,
+            children: Children::default(),
+            serving: None,
+            change: None,
+            retiring: Vec::new(),
+            zone: None,
+            orphans: start.orphans,
+            pid_file: None,
+            is_daemon: start.launch.is_some(),
+            launch: start.launch,
+            generations: 0,
+            supervisors: BTreeMap::new(),
+            respawns: Vec::new(),
+            rests: false,
+            control,
+            signals: Signals::register()?,
+            lock: start.lock,
+            reload_asked: false,
+            stopping: None,
+            outcome: Outcome { code: 0, text: String::new() },
+            greeting: start.greeting,
+        })
+    }
+
+    /// Serves until told to stop.
+    pub(crate) fn run(mut self, first: conf::model::Config) -> Outcome {
+        self.generations = 1;
+        self.prove(Generation(1), first, Instant::now());
+        while !(self.stopping.is_some() && self.children.iter().next().is_none()) {
+            self.wait();
+            let facts = self.signals.take();
+            let now = Instant::now();
+            self.hear();
+            if facts.child {
+                self.reap(now);
+            }
+            if facts.stop {
+                let urgency = if self.stopping >= Some(Urgency::Stop) { Urgency::Kill } else { Urgency::Stop };
+                self.stop(urgency, now);
+            }
+            if facts.quit {
+                self.stop(Urgency::Drain, now);
+            }
+            if facts.reopen {
+                self.reopen();
+            }
+            if facts.retire_workers && self.is_daemon {
+                self.rest(now);
+            }
+            if facts.reload {
+                self.reload_asked = true;
+            }
+            if self.reload_asked && self.change.is_none() && self.serving.is_some() && self.stopping.is_none() {
+                self.reload_asked = false;
+                self.reload(now);
+            }
+            self.advance(now);
+            self.tell_retired(now);
+            self.respawn(now);
+            self.children.press(now);
+            if self.stopping.is_some() && !self.children.iter().any(Child::is_worker) {
+                // It went last, as workers needed it to drain.
+                self.children.urge(Urgency::Stop, now, Duration::ZERO, |_| true);
+            }
+        }
+        self.end()
+    }
+
+    /// How long workers may drain.
+    pub(crate) fn patience(&self) -> Duration {
+        self.serving.as_ref().map_or(Duration::ZERO, |cohort| cohort.config.shutdown_timeout)
+    }
+
+    /// A descriptor that tells `control` by its end that neither master nor workers are left.
+    pub(crate) fn lifeline(&self) -> Option<BorrowedFd<'_>> {
+        self.control.as_ref().map(Control::lifeline)
+    }
+
+    /// Starts `control`, if it has duties and does not run.
+    pub(crate) fn start_control(&mut self, rights: &Rights) -> Result<(), String> {
+        let runs = self.children.iter().any(|child| child.role == Role::Control && !child.is_leaving());
+        if let Some(control) = &self.control
+            && !runs
+        {
+            self.children.add(control.start(rights)?);
+        }
+        Ok(())
+    }
+
+    /// Ends with an error, at once.
+    pub(crate) fn fail(&mut self, reason: String, now: Instant) {
+        crit!(self.log, "cannot go on: {}", reason);
+        self.outcome = Outcome { code: 1, text: reason };
+        self.stop(Urgency::Stop, now);
+    }
+
+    /// Says once that all is well.
+    pub(crate) fn announce(&mut self) {
+        if let Some(greeting) = self.greeting.take() {
+            println!("{greeting}");
+        }
+    }
+
+    fn wait(&self) {
+        let timeout = self.next_deadline().map_or(PollTimeout::NONE, |deadline| {
+            // Rounded up, so that the deadline has passed when the poll ends.
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        let mut sources: Vec<_> = self.children.channels().chain([self.signals.as_fd()]).map(readable).collect();
+        match poll(&mut sources, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => {
+                error!(self.log, "cannot wait for events"; "reason" => %error);
+                // The kernel lacks memory; a pause, so that this is no loop at full speed.
+                let _ = poll(&mut [], PollTimeout::from(100u16));
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let change = self.change.as_ref().map(Change::deadline);
+        let retiring = self.retiring.iter().map(|retiring| retiring.at);
+        let respawns = self.respawns.iter().map(|(at, _)| *at);
+        self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns).min()
+    }
+
+    fn hear(&mut self) {
+        let mut failures = Vec::new();
+        for child in self.children.iter_mut() {
+            while let Some(report) = child.hear() {
+                if let (Report::Failed(reason), Role::Worker { generation, .. }) = (report, child.role) {
+                    failures.push((child.pid(), generation, reason));
+                }
+            }
+        }
+        for (pid, generation, reason) in failures {
+            error!(self.log, "a worker cannot serve: {}", reason; "worker" => pid);
+            self.give_up_start(generation, reason);
+        }
+    }
+
+    /// A cohort that is being started fails with the first of its workers.
+    fn give_up_start(&mut self, generation: Generation, reason: String) {
+        if matches!(&self.change, Some(Change::Starting { cohort, .. }) if cohort.generation == generation) {
+            self.refuse(generation, reason);
+        }
+    }
+
+    fn reap(&mut self, now: Instant) {
+        while let Some((mut child, exit)) = self.children.reap() {
+            // Its last words came before its end.
+            while child.hear().is_some() {}
+            match child.role {
+                Role::Proof => self.proved(exit, now),
+                Role::Control if child.is_leaving() => {}
+                Role::Control => {
+                    warn!(self.log, "control ended: {}", exit; "control" => child.pid());
+                    self.replace(None, &child, now);
+                }
+                Role::Worker { seat, slot, generation } => {
+                    if let Some(zone) = self.zone {
+                        zone.release_slot(slot);
+                    }
+                    self.worker_ended(&child, seat, generation, exit, now);
+                }
+            }
+        }
+    }
+
+    fn worker_ended(&mut self, child: &Child, seat: Seat, generation: Generation, exit: Exit, now: Instant) {
+        let log = self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0));
+        if child.is_leaving() {
+            info!(log, "a worker has gone: {}", exit);
+        } else {
+            error!(log, "a worker died: {}", exit);
+            self.give_up_start(generation, format!("the worker of seat {seat} died before it was ready: {exit}"));
+            let serves = self.serving.as_ref().is_some_and(|cohort| cohort.generation == generation);
+            if serves && !self.rests {
+                self.replace(Some(seat), child, now);
+            }
+        }
+    }
+
+    /// Plans a successor for a child that died.
+    fn replace(&mut self, seat: Option<Seat>, child: &Child, now: Instant) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let lived = now.saturating_duration_since(child.born);
+        // Control does not say that it is ready; one that lived a while was.
+        let was_ready = if seat.is_some() { child.is_ready } else { lived >= Duration::from_secs(1) };
+        match self.supervisors.entry(seat).or_default().on_exit(Life { was_ready, lived }) {
+            Decision::Respawn(pause) => self.respawns.push((now + pause, seat)),
+            Decision::GiveUp(starts) if seat.is_some() => {
+                let reason =
+                    format!("workers die as soon as they are started ({starts} times in a row): this is a crash loop");
+                self.fail(reason, now);
+            }
+            Decision::GiveUp(starts) => {
+                error!(self.log, "control dies as soon as it is started; it stays away until the next reload"; "starts" => starts);
+            }
+        }
+    }
+
+    fn respawn(&mut self, now: Instant) {
+        let due: Vec<_> = self.respawns.extract_if(.., |(at, _)| *at <= now).map(|(_, seat)| seat).collect();
+        for seat in due {
+            let Some(cohort) = self.serving.take() else { return };
+            let started = match seat {
+                None => self.start_control(&cohort.rights),
+                Some(seat) => self.start_worker(&cohort, seat),
+            };
+            self.serving = Some(cohort);
+            if let Err(reason) = started {
+                error!(self.log, "{}", reason);
+                // Descriptors, memory or processes have run out: they may come back.
+                self.respawns.push((now + Duration::from_secs(1), seat));
+            }
+        }
+    }
+
+    fn start_worker(&mut self, cohort: &Cohort, seat: Seat) -> Result<(), String> {
+        let Some(zone) = self.zone else { return Ok(()) };
+        let child = cohort.start_worker(zone, seat, self.lifeline())?;
+        info!(self.log, "a worker replaces the one that died"; "worker" => child.pid(), "seat" => seat.0);
+        self.children.add(child);
+        Ok(())
+    }
+
+    fn tell_retired(&mut self, now: Instant) {
+        for retiring in self.retiring.extract_if(.., |retiring| retiring.at <= now) {
+            // Our copies first: what a worker drains then is the last of it, as nobody else keeps the socket open.
+            let Cohort { generation, config, listeners, .. } = retiring.cohort;
+            drop(listeners);
+            self.children.urge(Urgency::Drain, now, config.shutdown_timeout, |child| child.is_of(generation));
+        }
+    }
+
+    fn reopen(&mut self) {
+        let Some(cohort) = &mut self.serving else { return };
+        if let Err(reason) = cohort.logs.reopen(&cohort.config) {
+            error!(self.log, "cannot reopen the logs: {}", reason);
+            return;
+        }
+        for child in self.children.iter().filter(|child| child.is_worker()) {
+            match cohort.logs.share() {
+                Ok((access_log, error_log)) => child.tell(&Command::Reopen {
+                    access_log: access_log.map(Into::into),
+                    error_log: Some(error_log.into()),
+                }),
+                Err(error) => error!(self.log, "cannot pass the logs on"; "worker" => child.pid(), "reason" => %error),
+            }
+        }
+        info!(self.log, "logs reopened");
+    }
+
+    fn rest(&mut self, now: Instant) {
+        info!(self.log, "the workers are told to finish; a reload starts new ones");
+        self.rests = true;
+        self.respawns.clear();
+        self.children.urge(Urgency::Drain, now, self.patience(), Child::is_worker);
+    }
+
+    fn stop(&mut self, urgency: Urgency, now: Instant) {
+        if self.stopping >= Some(urgency) {
+            return;
+        }
+        if self.stopping.is_none() {
+            info!(self.log, "stopping"; "how" => if urgency == Urgency::Drain { "when all is finished" } else { "at once" });
+        }
+        self.stopping = Some(urgency);
+        self.respawns.clear();
+        if let Some(Change::Starting { cohort, .. }) = self.change.take() {
+            cohort.listeners.unlink_all_but(None);
+        }
+        // Closed before workers are told, so that the queues which they run dry are the last of it.
+        self.retiring.clear();
+        let patience = self.patience();
+        if let Some(cohort) = &mut self.serving {
+            cohort.listeners.unlink_all_but(None);
+            cohort.listeners.close();
+        }
+        self.children.urge(Urgency::Kill, now, patience, |child| child.role == Role::Proof);
+        self.children.urge(urgency, now, patience, Child::is_worker);
+    }
+
+    fn end(self) -> Outcome {
+        if let Some(control) = self.control {
+            control.unlink();
+        }
+        if let Some(pid_file) = self.pid_file {
+            // The zone of a master that never served lies under another name, and was nobody's.
+            let _ = std::fs::remove_file(self.dir.zone());
+            pid_file.remove();
+        }
+        let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));
+        info!(self.log, "stopped"; "code" => self.outcome.code);
+        if let Err(error) = self.lock.give_back() {
+            warn!(self.log, "cannot clear the lock file"; "reason" => %error);
+        }
+        if let Some(launch) = self.launch {
+            let early = Outcome { code: 1, text: "it was stopped before it was ready".into() };
+            launch.report(if self.outcome.code == 0 { &early } else { &self.outcome });
+        }
+        self.outcome
+    }
+}
+
+fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(descriptor, PollFlags::POLLIN)
+}

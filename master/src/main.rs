@@ -1,0 +1,30 @@
+//! `sluice`: the command line, and the master, which supervises the workers and never touches traffic.
+//!
+//! The way in is `cli`; what runs from then on is the loop in `cycle`. `LIFECYCLE.md` has the states, the signals and
+//! the exit codes.
+
+#![deny(unsafe_code)]
+
+mod children;
+mod cli;
+mod cohort;
+mod control;
+mod cycle;
+#[allow(unsafe_code, reason = "fork(2) twice")]
+mod daemon;
+mod listeners;
+mod lock;
+mod logs;
+mod orphans;
+mod recipe;
+mod reload;
+mod rights;
+mod runtime_dir;
+mod signals;
+#[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
+mod spawn;
+mod supervisor;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

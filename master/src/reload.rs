@@ -1,0 +1,287 @@
+//! A change of the configuration; the start is the first one.
+//!
+//! ```text
+//! load -> prove (a child without rights builds it) -> open, publish, fork -> all ready -> commit
+//!   |        |                                            |                     |
+//!   +--------+--------------------------------------------+---------------------+--> refuse: nothing has changed
+//! ```
+//! Up to the commit the old cohort serves as before. After it the old cohort drains.
+
+#![forbid(unsafe_code)]
+
+use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use conf::diff::{self, Effect};
+use conf::model::Config;
+use shared::ident::{Generation, ProcessId, Seat};
+use shared::zone::{Maxima, Zone};
+use slog::{error, info, warn};
+
+use crate::children::{Child, Exit, Role, Urgency};
+use crate::cohort::{Cohort, seats};
+use crate::cycle::{Master, Retiring};
+use crate::daemon::Outcome;
+use crate::listeners::Company;
+use crate::lock::PidFile;
+use crate::rights::{Rights, allowed_cores};
+use crate::spawn::fork;
+
+/// How long the proof of a configuration may take.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a cohort may take until every worker is ready.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connections half open may take to arrive in the queue of a socket that gets no new ones.
+const STEER_TIME: Duration = Duration::from_millis(250);
+/// The most bytes of a reason that the proof tells.
+const REASON_BYTES_MAX: u64 = 4096;
+
+/// How far a change has come.
+pub(crate) enum Change {
+    /// A child builds the configuration.
+    Proving {
+        /// Its number.
+        generation: Generation,
+        /// What would be served.
+        config: Arc<Config>,
+        /// Where the child says what is wrong.
+        report: PipeReader,
+        /// When it has taken too long.
+        deadline: Instant,
+    },
+    /// Workers have been forked.
+    Starting {
+        /// They.
+        cohort: Cohort,
+        /// When they have taken too long.
+        deadline: Instant,
+    },
+}
+
+impl Change {
+    /// When it has taken too long.
+    pub(crate) fn deadline(&self) -> Instant {
+        match self {
+            Change::Proving { deadline, .. } | Change::Starting { deadline, .. } => *deadline,
+        }
+    }
+}
+
+impl Master {
+    /// Begins a change to what the configuration says now.
+    pub(crate) fn reload(&mut self, now: Instant) {
+        let generation = self.next_generation();
+        info!(self.log, "reloading"; "configuration" => self.recipe.name(), "generation" => generation.0);
+        let loaded = match self.recipe.load() {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                for problem in &problems.0 {
+                    error!(self.log, "configuration problem: {}", problem.message;
+                        "file" => &problem.file, "line" => problem.line, "column" => problem.column, "path" => &problem.path,
+                        "hint" => problem.hint.as_deref());
+                }
+                return self.refuse(generation, problems.to_string());
+            }
+        };
+        for warning in &loaded.warnings {
+            warn!(self.log, "{}", warning.message; "file" => &warning.file, "line" => warning.line, "path" => &warning.path);
+        }
+        let fixed =
+            self.serving.as_ref().map(|cohort| diff::changes(&cohort.config, &loaded.config)).unwrap_or_default();
+        if let Some(change) = fixed.iter().find(|change| change.effect == Effect::Restart) {
+            let reason =
+                format!("{} cannot change from {} to {} without a restart", change.path, change.from, change.to);
+            return self.refuse(generation, reason);
+        }
+        self.prove(generation, loaded.config, now);
+    }
+
+    /// Lets a child try whether a worker could be built from `config`.
+    pub(crate) fn prove(&mut self, generation: Generation, config: Config, now: Instant) {
+        match start_proof(&config) {
+            Ok((child, report)) => {
+                self.children.add(child);
+                let deadline = now + PROOF_TIMEOUT;
+                self.change = Some(Change::Proving { generation, config: Arc::new(config), report, deadline });
+            }
+            Err(reason) => self.refuse(generation, reason),
+        }
+    }
+
+    /// The proof has ended.
+    pub(crate) fn proved(&mut self, exit: Exit, now: Instant) {
+        // A proof whose change was given up is not asked any more.
+        let Some(Change::Proving { generation, config, report, .. }) = self.change.take() else { return };
+        let mut reason = String::new();
+        // What cannot be read is not said; the exit code decides.
+        let _ = report.take(REASON_BYTES_MAX).read_to_string(&mut reason);
+        let outcome = match exit {
+            Exit::Code(worker::exit::OK) => self.start_cohort(generation, config, now),
+            _ if reason.is_empty() => Err(format!("the trial of the configuration failed: {exit}")),
+            _ => Err(reason),
+        };
+        if let Err(reason) = outcome {
+            self.refuse(generation, reason);
+        }
+    }
+
+    fn start_cohort(&mut self, generation: Generation, config: Arc<Config>, now: Instant) -> Result<(), String> {
+        let company = if self.orphans.is_some() { Company::Orphans } else { Company::Nobody };
+        let cohort = Cohort::open(generation, config, self.serving.as_ref(), company)?;
+        for warning in cohort.rights.prepare() {
+            warn!(self.log, "{}", warning);
+        }
+        let started = self.start_workers(&cohort);
+        // Even when not all could be started, those that were must be told.
+        self.change = Some(Change::Starting { cohort, deadline: now + START_TIMEOUT });
+        started
+    }
+
+    fn start_workers(&mut self, cohort: &Cohort) -> Result<(), String> {
+        let zone = self.zone_for(cohort)?;
+        zone.publish(&cohort.catalog()).map_err(|error| error.to_string())?;
+        self.start_control(&cohort.rights)?;
+        for seat in (0..cohort.seats).map(Seat) {
+            let child = cohort.start_worker(zone, seat, self.lifeline())?;
+            self.children.add(child);
+        }
+        Ok(())
+    }
+
+    /// The zone; made for the first cohort, under a name that nobody reads until that cohort serves.
+    fn zone_for(&mut self, cohort: &Cohort) -> Result<&'static Zone, String> {
+        if let Some(zone) = self.zone {
+            return Ok(zone);
+        }
+        let workers = cohort.seats.max(u32::try_from(allowed_cores()?.len()).unwrap_or(u32::MAX));
+        let path = self.dir.zone().with_extension("new");
+        let cannot = |error: &dyn std::fmt::Display| format!("cannot make the zone {}: {error}", path.display());
+        let us = ProcessId::current(0).map_err(|error| cannot(&error))?;
+        let zone = Zone::create(&path, Maxima::for_workers(workers), us).map_err(|error| cannot(&error))?;
+        self.zone = Some(zone);
+        Ok(zone)
+    }
+
+    /// Goes on with a change: it may be complete, or late.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        let generation = match &self.change {
+            None => return,
+            Some(Change::Proving { generation, deadline, .. }) if *deadline <= now => {
+                let (generation, reason) = (*generation, format!("its trial took longer than {PROOF_TIMEOUT:?}"));
+                return self.refuse(generation, reason);
+            }
+            Some(Change::Proving { .. }) => return,
+            Some(Change::Starting { cohort, .. }) => cohort.generation,
+        };
+        let waiting = self.children.iter().filter(|child| child.is_of(generation) && !child.is_ready).count();
+        if waiting == 0 {
+            self.commit(now);
+        } else if self.change.as_ref().is_some_and(|change| change.deadline() <= now) {
+            self.refuse(generation, format!("{waiting} of its workers were not ready after {START_TIMEOUT:?}"));
+        }
+    }
+
+    fn commit(&mut self, now: Instant) {
+        let Some(Change::Starting { cohort, .. }) = self.change.take() else { return };
+        let generation = cohort.generation;
+        self.log = cohort.logs.logger();
+        if let Some(zone) = self.zone {
+            zone.set_verdict(generation, true, "all workers are ready");
+        }
+        let previous = self.serving.replace(cohort);
+        match previous {
+            None => {
+                if let Err(reason) = self.become_known() {
+                    return self.fail(reason, now);
+                }
+            }
+            Some(previous) => self.retire(previous, now),
+        }
+        self.respawns.clear();
+        self.supervisors.clear();
+        self.rests = false;
+        let Some(serving) = &self.serving else { return };
+        info!(self.log, "ready"; "generation" => generation.0, "workers" => serving.seats,
+            "listeners" => serving.listeners.addresses().join(" "));
+        self.announce();
+    }
+
+    /// The first cohort serves: from now on this is the proxy of its runtime directory.
+    fn become_known(&mut self) -> Result<(), String> {
+        if let Some(orphans) = self.orphans.take() {
+            match orphans.retire() {
+                Ok(()) => info!(self.log, "the workers of the killed master drain now"),
+                Err(error) => warn!(self.log, "the workers of the killed master cannot be told: {}", error),
+            }
+        }
+        let zone = self.dir.zone();
+        std::fs::rename(zone.with_extension("new"), &zone)
+            .map_err(|error| format!("cannot make the zone {}: {error}", zone.display()))?;
+        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
+        if let Some(launch) = self.launch.take() {
+            launch.report(&Outcome { code: 0, text: String::new() });
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self, previous: Cohort, now: Instant) {
+        let Some(serving) = &self.serving else { return };
+        previous.listeners.unlink_all_but(Some(&serving.listeners));
+        let queues_run_dry = serving.listeners.steer(&previous.listeners);
+        let at = if queues_run_dry { now + STEER_TIME } else { now };
+        self.retiring.push(Retiring { cohort: previous, at });
+    }
+
+    /// Ends a change without an effect.
+    pub(crate) fn refuse(&mut self, generation: Generation, reason: String) {
+        let now = Instant::now();
+        let patience = self.patience();
+        match self.change.take() {
+            None => {}
+            Some(Change::Proving { .. }) => {
+                self.children.urge(Urgency::Kill, now, patience, |child| child.role == Role::Proof);
+            }
+            Some(Change::Starting { cohort, .. }) => {
+                let is_new = |child: &Child| child.is_of(generation);
+                // Those that are ready may have accepted connections already, as their seats are shared.
+                self.children.urge(Urgency::Kill, now, patience, |child| is_new(child) && !child.is_ready);
+                self.children.urge(Urgency::Drain, now, patience, is_new);
+                cohort.listeners.unlink_all_but(self.serving.as_ref().map(|serving| &serving.listeners));
+            }
+        }
+        let Some(serving) = &self.serving else { return self.fail(reason, now) };
+        error!(self.log, "reload refused: {}", reason; "generation" => generation.0, "serving" => serving.generation.0);
+        if let Some(zone) = self.zone {
+            zone.set_verdict(generation, false, &reason);
+            if let Err(error) = zone.publish(&serving.catalog()) {
+                error!(self.log, "cannot take back the names of the refused configuration"; "reason" => %error);
+            }
+        }
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        self.generations += 1;
+        Generation(self.generations)
+    }
+}
+
+fn start_proof(config: &Config) -> Result<(Child, PipeReader), String> {
+    let rights = Rights::of(config, 0)?;
+    // Also what only the master can tell: how many workers that makes.
+    seats(config)?;
+    let (report, mut writer) = pipe().map_err(|error| format!("cannot try the configuration: {error}"))?;
+    let process = fork(c"sluice-proof", &[writer.as_raw_fd()], || {
+        match rights.assume_proof().and_then(|()| worker::check(config)) {
+            Ok(()) => worker::exit::OK,
+            Err(reason) => {
+                // If it cannot be told, the exit code still says that there is one.
+                let _ = writer.write_all(reason.as_bytes());
+                worker::exit::FAILED
+            }
+        }
+    });
+    let process = process.map_err(|error| format!("cannot try the configuration: {error}"))?;
+    Ok((Child::new(Role::Proof, process, None), report))
+}

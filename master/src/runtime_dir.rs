@@ -1,0 +1,152 @@
+//! The runtime directory: where a proxy's zone, lock, pid file and control sockets live, and so how it is found.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use conf::model::Config;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::unistd::geteuid;
+
+/// A runtime directory, which need not exist yet, and the pid file that goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RuntimeDir {
+    path: PathBuf,
+    pid_file: PathBuf,
+}
+
+impl RuntimeDir {
+    /// The one that a configuration names.
+    pub(crate) fn of(config: &Config) -> RuntimeDir {
+        let path = config.runtime_dir.clone().unwrap_or_else(default_path);
+        let pid_file = config.pid_file.clone().unwrap_or_else(|| path.join("sluice.pid"));
+        RuntimeDir { path, pid_file }
+    }
+
+    /// The one of whoever runs this.
+    pub(crate) fn default_one() -> RuntimeDir {
+        let path = default_path();
+        RuntimeDir { pid_file: path.join("sluice.pid"), path }
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the master's pid is written.
+    pub(crate) fn pid_file(&self) -> &Path {
+        &self.pid_file
+    }
+
+    /// The shared memory of all processes.
+    pub(crate) fn zone(&self) -> PathBuf {
+        self.path.join("zone")
+    }
+
+    /// The file that the running master holds locked.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// The socket of a demo origin.
+    pub(crate) fn origin(&self, name: &str) -> PathBuf {
+        self.path.join(format!("origin-{name}.sock"))
+    }
+
+    /// What is unwise about it.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let name = self.path.display();
+        (!is_on_tmpfs(&self.path)).then(|| {
+            format!(
+                "the runtime directory {name} is not on a tmpfs: the counters in its zone will be written to a disk"
+            )
+        })
+    }
+
+    /// Makes the directory unless it is there, and makes sure that nobody else can plant files in it.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(crate) fn prepare(&self) -> Result<(), String> {
+        let uid = geteuid().as_raw();
+        let name = self.path.display();
+        if !self.path.exists() {
+            // Workers of another account reach control sockets through it; nothing readable lies in it.
+            let mode = if uid == 0 { 0o755 } else { 0o700 };
+            DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(&self.path)
+                .and_then(|()| fs::set_permissions(&self.path, Permissions::from_mode(mode)))
+                .map_err(|error| format!("cannot make the runtime directory {name}: {error}"))?;
+        }
+        let status = fs::symlink_metadata(&self.path)
+            .map_err(|error| format!("cannot use the runtime directory {name}: {error}"))?;
+        let fault = if !status.is_dir() {
+            "is not a directory".into()
+        } else if status.uid() != uid {
+            format!("belongs to user {}, not to user {uid} who runs this", status.uid())
+        } else if status.mode() & 0o022 != 0 {
+            format!("may be written by others (mode {:04o})", status.mode() & 0o7777)
+        } else {
+            return Ok(());
+        };
+        Err(format!("the runtime directory {name} {fault}: remove it, or name another with runtime_dir"))
+    }
+}
+
+/// Whether files at `path`, or at the nearest place above it that exists, are kept in memory.
+fn is_on_tmpfs(path: &Path) -> bool {
+    path.ancestors().find_map(|place| statfs(place).ok()).is_some_and(|status| status.filesystem_type() == TMPFS_MAGIC)
+}
+
+fn default_path() -> PathBuf {
+    let uid = geteuid().as_raw();
+    if uid == 0 {
+        return PathBuf::from("/run/sluice");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(path) if path.is_absolute() => path.join("sluice"),
+        _ => PathBuf::from(format!("/tmp/sluice-{uid}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn at(path: PathBuf) -> RuntimeDir {
+        RuntimeDir { pid_file: path.join("sluice.pid"), path }
+    }
+
+    #[test]
+    fn is_made_with_its_parents_and_then_accepted() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = at(home.path().join("a/b"));
+        directory.prepare().unwrap();
+        directory.prepare().unwrap();
+        assert_eq!(fs::metadata(directory.path()).unwrap().mode() & 0o022, 0);
+    }
+
+    #[test]
+    fn is_refused_when_others_could_plant_files_in_it() {
+        let home = tempfile::tempdir().unwrap();
+        let open = home.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+        assert!(at(open.clone()).prepare().unwrap_err().contains("may be written by others (mode 0777)"));
+
+        let link = home.path().join("link");
+        symlink(&open, &link).unwrap();
+        assert!(at(link).prepare().unwrap_err().contains("is not a directory"));
+
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(at(file).prepare().unwrap_err().contains("is not a directory"));
+    }
+}
