@@ -120,6 +120,7 @@ impl Worker {
         executor::spawn(Rc::clone(&self).keep_house());
         self.process.state.set(State::Serving);
         self.set_gates();
+        self.report_figures();
         self.report(&Report::Ready);
         let (downstream, servers) = (Rc::clone(&self.downstream), Rc::clone(&self.servers));
         let wake = |parked| match parked {

@@ -11,13 +11,14 @@ mod attempt;
 mod desk;
 
 use std::cell::RefCell;
+use std::pin::pin;
 
 use conf::model::{Action, Redirect, Respond as Fixed};
 use shared::stats::{ListenerCells, ProcessCells};
 
 use crate::message::body::{Respond, Source};
 use crate::message::client::Client;
-use crate::message::fault::{Fault, Kind, Stage};
+use crate::message::fault::{Fault, Kind, Side, Stage};
 use crate::message::head::{BodyLength, Known, Request, Response};
 use crate::message::page;
 use crate::message::request_id::RequestId;
@@ -27,10 +28,14 @@ use crate::observe::access::AccessLog;
 use crate::observe::record::{self, Cells, Exchange, View};
 use crate::proto::hop::write_field;
 use crate::runtime::clock;
+use crate::runtime::sync::now;
 use crate::site::Site;
 use attempt::Attempt;
 
 pub(crate) use desk::Desk;
+
+/// How much of a request's body is read that no one wants, in bytes.
+const DISCARDED_BYTES_MAX: u64 = 64 * 1024;
 
 /// A request, on whose behalf it came, and what it is answered by.
 #[derive(Clone, Copy)]
@@ -61,12 +66,14 @@ pub(crate) async fn serve<S: Source, R: Respond>(
     };
     if let Err(fault) = outcome {
         exchange.fault = Some(fault);
-        reply.close_after();
+        // Where a client's message ends is not known once it broke a rule.
+        if fault.side == Side::Client || reply.has_begun() {
+            reply.close_after();
+        }
         if !reply.has_begun() {
             exchange.status = fault.status();
-            if !fault.is_client_gone() {
-                // Whether the page reaches the client changes nothing any more.
-                let _ = explain(asked, fault, &exchange, reply, desk).await;
+            if !fault.is_client_gone() && explain(asked, fault, &exchange, body, reply, desk).await.is_err() {
+                reply.close_after();
             }
         }
     }
@@ -112,9 +119,9 @@ fn identify(asked: Asked<'_>, desk: &mut Desk) -> Exchange {
 /// Which route takes the request.
 fn place(asked: Asked<'_>, exchange: &mut Exchange, desk: &mut Desk) -> Result<(), Fault> {
     // RFC 9110 §9.3.6, §9.3.8: a tunnel to wherever the client says, and an echo of fields that others added, are not
-    // offered.
+    // offered. It is the client's fault, so that the connection ends: what follows a CONNECT may be no request.
     if matches!(asked.request.method(), b"CONNECT" | b"TRACE") {
-        return Err(Fault::proxy(Kind::Method));
+        return Err(Fault::client(Stage::Route, Kind::Method));
     }
     desk.place(asked.request)?;
     exchange.route = asked.site.router.find(&desk.host, &desk.path);
@@ -143,8 +150,8 @@ async fn act<S: Source, R: Respond>(
         Action::Upstream(upstream) => {
             Attempt { asked, upstream: *upstream, limits, deadline, exchange, body, reply, desk }.until_answered().await
         }
-        Action::Respond(fixed) => respond(asked, fixed, exchange, reply, desk).await,
-        Action::Redirect(to) => redirect(asked, to, exchange, reply, desk).await,
+        Action::Respond(fixed) => respond(asked, fixed, exchange, body, reply, desk).await,
+        Action::Redirect(to) => redirect(asked, to, exchange, body, reply, desk).await,
     }
 }
 
@@ -153,22 +160,23 @@ async fn respond(
     asked: Asked<'_>,
     fixed: &Fixed,
     exchange: &mut Exchange,
+    body: &mut impl Source,
     reply: &mut impl Respond,
     desk: &mut Desk,
 ) -> Result<(), Fault> {
     exchange.status = fixed.status;
-    let (mut fields, mut body) = (std::mem::take(&mut desk.draft), std::mem::take(&mut desk.page));
+    let (mut fields, mut page) = (std::mem::take(&mut desk.draft), std::mem::take(&mut desk.page));
     with_view(asked, exchange, desk, |view| {
         for (name, value) in &fixed.headers {
             write_template(name, value, view, &mut fields);
         }
-        render(&fixed.body, view, &mut body);
+        render(&fixed.body, view, &mut page);
     });
-    if !body.is_empty() && !fixed.headers.keys().any(|name| name.eq_ignore_ascii_case("content-type")) {
+    if !page.is_empty() && !fixed.headers.keys().any(|name| name.eq_ignore_ascii_case("content-type")) {
         write_field(b"Content-Type", b"text/plain; charset=utf-8", &mut fields);
     }
-    (desk.draft, desk.page) = (fields, body);
-    answer(fixed.status, reply, desk).await
+    (desk.draft, desk.page) = (fields, page);
+    answer(fixed.status, body, reply, desk).await
 }
 
 /// An answer that sends the client elsewhere.
@@ -176,6 +184,7 @@ async fn redirect(
     asked: Asked<'_>,
     to: &Redirect,
     exchange: &mut Exchange,
+    body: &mut impl Source,
     reply: &mut impl Respond,
     desk: &mut Desk,
 ) -> Result<(), Fault> {
@@ -183,7 +192,7 @@ async fn redirect(
     let mut fields = std::mem::take(&mut desk.draft);
     with_view(asked, exchange, desk, |view| write_template("Location", &to.location, view, &mut fields));
     desk.draft = fields;
-    answer(to.status, reply, desk).await
+    answer(to.status, body, reply, desk).await
 }
 
 /// A page for the person who asked.
@@ -191,6 +200,7 @@ async fn explain(
     asked: Asked<'_>,
     fault: Fault,
     exchange: &Exchange,
+    body: &mut impl Source,
     reply: &mut impl Respond,
     desk: &mut Desk,
 ) -> Result<(), Fault> {
@@ -206,11 +216,19 @@ async fn explain(
     if fault.kind == Kind::Method {
         write_field(b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS", &mut desk.draft);
     }
-    answer(status, reply, desk).await
+    answer(status, body, reply, desk).await
 }
 
 /// Sends the fields and the body that were drafted.
-async fn answer(status: u16, reply: &mut impl Respond, desk: &mut Desk) -> Result<(), Fault> {
+async fn answer(status: u16, body: &mut impl Source, reply: &mut impl Respond, desk: &mut Desk) -> Result<(), Fault> {
+    // What has come of the request's body is read past, so that the connection can go on; the rest is not waited for.
+    while !body.is_complete()
+        && body.bytes_taken() < DISCARDED_BYTES_MAX
+        && matches!(now(pin!(body.next())).await, Some(Ok(_)))
+    {}
+    if !body.is_complete() {
+        reply.close_after();
+    }
     reply.begin_own(status, &desk.draft, desk.page.len() as u64, desk.clock.http());
     if !desk.page.is_empty() {
         reply.write(&desk.page).await?;

@@ -76,6 +76,9 @@ fn matcher(raw: &route::Route, at: &At<'_>, report: &Report) -> Option<Match> {
     let raw = raw.r#match.needed(&at, report, hint)?;
     let hosts = hosts(raw, &at, report);
     let path_at = at.key("path");
+    if raw.path.is_absent() && !raw.hosts.is_absent() {
+        return Some(Match { hosts, path: PathPattern::Prefix("/".into()) });
+    }
     let (at, text, is_prefix) = match raw.path.needed(&path_at, report, "every path is `path: /`")? {
         route::Path::Text(text) => (path_at, text, true),
         route::Path::Map(keys) => match (&keys.prefix, &keys.exact) {

@@ -124,13 +124,10 @@ impl Downstream {
     /// Takes a turn's worth of connections; says whether the queue is empty.
     async fn take_some(&self, listener: &Listener, door: &Rc<Door>, timer: &Timer) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.has_room() {
-                // The queue holds those who come, and the kernel bounds the queue.
-                first(self.vacancy.until(|| self.has_room()), timer.sleep(clock::now() + WANT_PAUSE)).await;
-                return false;
-            }
             match listener.try_accept() {
                 Ok(Some((stream, peer))) => {
+                    // This one waits here for someone to leave, and those behind it in the queue, which the kernel bounds.
+                    self.vacancy.until(|| self.has_room()).await;
                     self.accepted.set(self.accepted.get() + 1);
                     let connection = Connection::new(stream, peer, self.accepted.get(), door);
                     self.park(Box::new(connection), Waiting::First);

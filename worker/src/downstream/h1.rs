@@ -167,8 +167,8 @@ impl Codec {
         }
         let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || stream.source().is_readable();
         match outcome {
-            Ok(()) if !is_last && rest.is_complete => Ended::Kept,
             Err(fault) if fault.is_client_gone() => Ended::Closed,
+            _ if !is_last && rest.is_complete => Ended::Kept,
             _ if is_unread => Ended::Unread,
             _ => Ended::Closed,
         }

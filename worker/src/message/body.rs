@@ -15,8 +15,8 @@ pub(crate) trait Source {
     /// A fault of the side that it comes from.
     async fn next(&mut self) -> Result<Option<&[u8]>, Fault>;
 
-    /// Whether [`Source::next`] is likely to return without waiting.
-    fn is_ready(&self) -> bool;
+    /// Whether the body has been read to its end.
+    fn is_complete(&self) -> bool;
 
     /// The trailer fields that may be passed on, as lines; empty before the end.
     fn trailers(&self) -> &[u8];

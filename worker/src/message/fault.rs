@@ -113,8 +113,7 @@ impl Fault {
 
     /// Whether the client has gone, so that there is no one to answer.
     pub(crate) fn is_client_gone(self) -> bool {
-        self.side == Side::Client && matches!(self.kind, Kind::Closed)
-            || self.stage == Stage::Send && self.side == Side::Client
+        self.side == Side::Client && (self.kind == Kind::Closed || self.stage == Stage::Send)
     }
 
     /// One word for the log: side, stage and kind.

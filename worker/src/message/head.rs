@@ -13,6 +13,10 @@ pub(crate) struct Span {
 impl Span {
     /// Where `part` lies in `whole`, which it must be a piece of.
     pub(crate) fn of(part: &[u8], whole: &[u8]) -> Span {
+        // An empty one may have been made elsewhere.
+        if part.is_empty() {
+            return Span::default();
+        }
         let start = part.as_ptr() as usize - whole.as_ptr() as usize;
         let offset = |at| u32::try_from(at).expect("heads are limited to 64 KiB");
         Span { start: offset(start), end: offset(start + part.len()) }

@@ -10,6 +10,7 @@ use crate::message::fault::{Fault, Kind, Side, Stage};
 use crate::message::head::{BodyLength, Response};
 use crate::middleware::forwarded::Hop;
 use crate::observe::record::{self, ATTEMPTS_MAX, Exchange};
+use crate::proto::h1::switches_as_asked;
 use crate::proto::hop::write_request;
 use crate::proto::proxy_protocol::{self, Addresses};
 use crate::proto::transfer::{Patience, Reader, Sent, Writer};
@@ -148,7 +149,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             // While the request is still on its way, the server's time to answer has not begun.
             upload.unless(std::future::poll_fn(|cx| lease.stream().poll_readable(cx))).await;
             let head = h1::read_head(receiving, inbox, asked.site.head_limits, request.is_head(), response);
-            upload.during(unless_gone(&presence, head), is_not_the_servers).await??;
+            upload.during(unless_gone(&presence, head), ends_exchange).await??;
             if response.status >= 200 || response.status == 101 {
                 break;
             }
@@ -168,8 +169,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let leading = &bytes[response.bytes..];
         let answer = Response { head: response, bytes };
         if response.status == 101 {
-            if !request.head.upgrade {
-                return Err(Fault::server(Stage::Head, Kind::Malformed("The protocol was changed without a request.")));
+            if !switches_as_asked(request, answer) {
+                return Err(Fault::server(Stage::Head, Kind::Malformed("The protocol was changed unasked.")));
             }
             reply.begin(answer, date.http());
             reply.flush().await?;
@@ -188,7 +189,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let mut reader = Reader::new(receiving, leading, response.body, None, asked.site.head_limits.bytes);
         reply.begin(answer, date.http());
         let download = unless_gone(&presence, relay::copy(&mut reader, *reply));
-        let outcome = upload.during(download, is_not_the_servers).await;
+        let outcome = upload.during(download, ends_exchange).await;
         exchange.upstream_sent = sent.wire.get();
         exchange.upstream_received = response.bytes as u64 + reader.bytes_taken();
         outcome??;
@@ -197,9 +198,9 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     }
 }
 
-/// A fault of the upload that ends the exchange at once. One of the server does not: it may have answered early.
-fn is_not_the_servers(fault: &Fault) -> bool {
-    fault.side != Side::Server
+/// Whether a fault of the upload ends the exchange at once. That the server takes no more does not: it may have answered.
+fn ends_exchange(fault: &Fault) -> bool {
+    (fault.side, fault.kind) != (Side::Server, Kind::Closed)
 }
 
 fn filled(inbox: &Option<Buffer>) -> &[u8] {

@@ -116,7 +116,9 @@ impl Desk {
             self.target.extend_from_slice(query);
             self.query.extend_from_slice(query);
         }
-        let normal = uri::normalise(target.path, &mut self.draft)?;
+        // RFC 9112 §3.2.4: `*` means the server as a whole, which is whoever serves `/`.
+        let path = if target.path == b"*" { b"/" } else { target.path };
+        let normal = uri::normalise(path, &mut self.draft)?;
         self.path.extend_from_slice(normal);
         self.draft.clear();
         Ok(())

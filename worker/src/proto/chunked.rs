@@ -178,8 +178,11 @@ pub(crate) fn write_size_line(size: usize, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// Decodes `input` in pieces of `piece` bytes: payload and what is left when the trailers begin.
-    fn decode(input: &[u8], piece: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, &'static str> {
+    /// Payload, and what is left of the input when the trailers begin.
+    type Decoded = (Vec<u8>, Vec<u8>);
+
+    /// Decodes `input` in pieces of `piece` bytes.
+    fn decode(input: &[u8], piece: usize) -> Result<Option<Decoded>, &'static str> {
         let (mut decoder, mut held, mut payload) = (Decoder::default(), Vec::new(), Vec::new());
         let mut pieces = input.chunks(piece);
         loop {

@@ -6,7 +6,7 @@ use httparse::{Error, Header, Status};
 
 use super::framing;
 use crate::message::fault::{Fault, Kind, Stage};
-use crate::message::head::{BodyLength, Fields, Known, RequestHead, ResponseHead, Span};
+use crate::message::head::{BodyLength, Fields, Known, Request, RequestHead, Response, ResponseHead, Span};
 
 /// The most fields that a head can have; the configured limit is lower.
 pub(crate) const HEADER_COUNT_MAX: usize = 512;
@@ -201,6 +201,14 @@ fn offers_upgrade(fields: &Fields, bytes: &[u8]) -> bool {
     protocols.peek().is_some() && protocols.all(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
+/// Whether a 101 names protocols that the request offered, and no other (RFC 9110 §7.8).
+pub(crate) fn switches_as_asked(request: Request<'_>, response: Response<'_>) -> bool {
+    let mut chosen = response.head.fields.all(Known::Upgrade, response.bytes).flat_map(list_elements).peekable();
+    let offered = request.head.fields.all(Known::Upgrade, request.bytes).flat_map(list_elements);
+    let is_offered = |protocol: &[u8]| offered.clone().any(|known| known.eq_ignore_ascii_case(protocol));
+    request.head.upgrade && chosen.peek().is_some() && chosen.all(is_offered)
+}
+
 fn malformed(rule: &'static str) -> Fault {
     Fault::client(Stage::Head, Kind::Malformed(rule))
 }
@@ -235,6 +243,7 @@ fn request_error(error: Error, bytes: &[u8]) -> Fault {
 fn names_other_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\n').find(|line| line.len() > 1).unwrap_or_default().trim_ascii_end();
     match line.rsplit(|&byte| byte == b' ').next() {
+        Some(b"HTTP/1.0" | b"HTTP/1.1") => false,
         Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
         _ => false,
     }

@@ -162,11 +162,6 @@ impl<'a> Reader<'a> {
         Rest { leading_bytes: self.leading.len(), buffer: self.buffer, is_complete }
     }
 
-    /// Whether the body has been read to its end.
-    fn is_complete(&self) -> bool {
-        matches!(self.length, Remaining::Done)
-    }
-
     /// Whether the body has been read to its end and nothing was read beyond it.
     pub(crate) fn is_clean(&self) -> bool {
         self.is_complete() && self.input().len() == self.handed
@@ -332,8 +327,8 @@ impl Source for Reader<'_> {
         }
     }
 
-    fn is_ready(&self) -> bool {
-        self.is_complete() || self.input().len() > self.handed || self.from.stream.source().is_readable()
+    fn is_complete(&self) -> bool {
+        matches!(self.length, Remaining::Done)
     }
 
     fn trailers(&self) -> &[u8] {

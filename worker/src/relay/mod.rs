@@ -5,9 +5,12 @@
 mod splice;
 pub(crate) mod tunnel;
 
+use std::pin::pin;
+
 use crate::message::body::{Sink, Source};
 use crate::message::fault::Fault;
 use crate::runtime::executor;
+use crate::runtime::sync::now;
 
 /// Payload of fewer bytes than this is copied: making a pipe ready costs more than it saves.
 const DIRECT_BYTES_MIN: u64 = 32 * 1024;
@@ -21,9 +24,6 @@ const TURN_BYTES_MAX: u64 = 512 * 1024;
 pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Result<(), Fault> {
     let mut moved = 0;
     loop {
-        if !source.is_ready() {
-            sink.flush().await?;
-        }
         if let Some((from, count)) = source.direct()
             && count >= DIRECT_BYTES_MIN
             && from.descriptor().is_some()
@@ -33,7 +33,18 @@ pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Resu
             source.took(count);
             sink.put(count);
         }
-        match source.next().await? {
+        let payload = {
+            let mut next = pin!(source.next());
+            match now(next.as_mut()).await {
+                Some(payload) => payload,
+                None => {
+                    // Nothing is held back while nothing comes.
+                    sink.flush().await?;
+                    next.await
+                }
+            }
+        };
+        match payload? {
             Some(payload) => {
                 moved += payload.len() as u64;
                 sink.write(payload).await?;

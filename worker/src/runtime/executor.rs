@@ -9,10 +9,13 @@ use std::task::Poll;
 
 use async_task::Runnable;
 
+/// Is told a panic's message.
+type OnPanic = Box<dyn Fn(&str)>;
+
 thread_local! {
     static QUEUE: RefCell<VecDeque<Runnable>> = RefCell::new(VecDeque::with_capacity(1024));
     static PANICS: Cell<u64> = const { Cell::new(0) };
-    static ON_PANIC: RefCell<Option<Box<dyn Fn(&str)>>> = const { RefCell::new(None) };
+    static ON_PANIC: RefCell<Option<OnPanic>> = const { RefCell::new(None) };
 }
 
 /// Starts a task. A panic inside it ends that task alone: it is counted and reported, and the worker lives.

@@ -14,9 +14,11 @@ use super::clock::{self, MILLISECOND};
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 6;
+/// How many of a tick's bits all levels together tell apart.
+const WHEEL_BITS: u32 = SLOT_BITS * 6;
 const NONE: u32 = u32::MAX;
 /// The furthest tick from the wheel's present that it can hold: about two years. A later one is linked there.
-const HORIZON: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - (1 << (SLOT_BITS * (LEVELS as u32 - 1)));
+const HORIZON: u64 = (1 << WHEEL_BITS) - (1 << (WHEEL_BITS - SLOT_BITS));
 
 /// The time limit of an operation has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,8 +200,7 @@ impl Wheel {
     fn place(&self, tick: u64) -> (usize, usize) {
         let differing = (tick ^ self.present) | 1;
         let level = (((63 - differing.leading_zeros()) / SLOT_BITS) as usize).min(LEVELS - 1);
-        let slot = (tick >> (SLOT_BITS * level as u32)) as usize & (SLOTS - 1);
-        (level, slot)
+        (level, slot_of(tick, level))
     }
 
     /// The first tick at which something has to be done, and the level at which it is.
@@ -209,9 +210,9 @@ impl Wheel {
             if level.occupied == 0 {
                 continue;
             }
-            let shift = SLOT_BITS * number as u32;
-            let here = (self.present >> shift) as usize & (SLOTS - 1);
-            let distance = u64::from(level.occupied.rotate_right(here as u32).trailing_zeros());
+            let shift = shift_of(number);
+            let here = u32::try_from(self.present >> shift & (SLOTS as u64 - 1)).expect("six bits");
+            let distance = u64::from(level.occupied.rotate_right(here).trailing_zeros());
             // On a higher level the entries' tick is known only to the slot: the slot's first tick is the stop.
             let tick = ((self.present >> shift) + distance) << shift;
             let tick = tick.max(self.present);
@@ -230,7 +231,7 @@ impl Wheel {
     fn advance(&mut self, now: u64) {
         let target = now / MILLISECOND;
         while let Some((tick, level)) = self.next_stop().filter(|&(tick, _)| tick <= target) {
-            let slot = (tick >> (SLOT_BITS * level as u32)) as usize & (SLOTS - 1);
+            let slot = slot_of(tick, level);
             let mut index = std::mem::replace(&mut self.levels[level].heads[slot], NONE);
             self.levels[level].occupied &= !(1 << slot);
             self.present = tick;
@@ -250,6 +251,16 @@ impl Wheel {
         }
         self.present = self.present.max(target);
     }
+}
+
+/// The bit at which a level's slots begin to count.
+fn shift_of(level: usize) -> u32 {
+    u32::try_from(level).expect("there are six levels") * SLOT_BITS
+}
+
+/// The slot of a level that a tick falls into.
+fn slot_of(tick: u64, level: usize) -> usize {
+    usize::try_from(tick >> shift_of(level) & (SLOTS as u64 - 1)).expect("six bits")
 }
 
 /// The first tick that is not before `due`.

@@ -73,11 +73,14 @@ impl Upstream {
     }
 }
 
+/// A server's identity: its upstream's name and its address.
+type Name = (Box<str>, Address);
+
 /// The servers that this worker knows, by upstream and address: a server that a new site names again keeps its
 /// connections and its counters.
 #[derive(Default)]
 pub(crate) struct Servers {
-    by_name: RefCell<HashMap<(Box<str>, Address), Rc<Server>>>,
+    by_name: RefCell<HashMap<Name, Rc<Server>>>,
     by_number: RefCell<Vec<Rc<Server>>>,
 }
 

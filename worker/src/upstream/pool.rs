@@ -59,7 +59,9 @@ impl Pool {
     pub(crate) fn put(&self, connection: Connection, keeping: &Keeping) {
         let now = clock::now();
         let used_up = connection.requests >= keeping.requests_max || now - connection.born >= keeping.age_max;
-        if used_up || keeping.idle_max == 0 || connection.stream.source().is_readable() {
+        // After a read of exactly what was wanted it is not known whether the socket is dry. It must be: nothing may follow
+        // an answer, and at its end the connection is of no use.
+        if used_up || keeping.idle_max == 0 || !matches!(connection.stream.try_read(&mut [0]), Ok(None)) {
             return;
         }
         let number = self.given_out.get();

@@ -30,8 +30,11 @@ pub(crate) struct End {
     registration: Rc<Registration>,
 }
 
+/// Takes a connection that was dialled.
+type Accept = Box<dyn Fn(Stream) -> io::Result<()>>;
+
 thread_local! {
-    static SERVERS: RefCell<HashMap<Address, Box<dyn Fn(Stream) -> io::Result<()>>>> = RefCell::default();
+    static SERVERS: RefCell<HashMap<Address, Accept>> = RefCell::default();
 }
 
 /// From now on a connection to `address` is given to `accept`, which may refuse it.

@@ -1,0 +1,5 @@
+//! Chunked bodies, as they come from the network.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| worker::fuzz::chunked(bytes));

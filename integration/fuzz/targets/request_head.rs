@@ -1,0 +1,5 @@
+//! Request heads, as they come from the network.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| worker::fuzz::request_head(bytes));
