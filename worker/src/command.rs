@@ -50,7 +50,7 @@ pub(crate) struct Worker {
     downstream: Rc<Downstream>,
     gates: Vec<Gate>,
     servers: Rc<Servers>,
-    helper: Rc<Helper>,
+    helper: Option<Rc<Helper>>,
     log: Logger,
     error_log: Target,
     is_stopped: Cell<bool>,
@@ -74,11 +74,12 @@ impl Worker {
             let channel_ready = Registration::new(&mut SourceFd(&raw), Interest::READABLE)
                 .map_err(|error| format!("cannot watch the channel to the master: {error}"))?;
             let servers = Rc::new(Servers::default());
-            let helper =
-                Helper::start(access_log, log.clone()).map_err(|error| format!("cannot start a thread: {error}"))?;
-            let helper = Rc::new(helper);
+            // A second thread makes each system call of the first a little dearer: there is none without need.
+            let helper = config.access_log.is_some().then(|| Helper::start(access_log, log.clone())).transpose();
+            let helper = helper.map_err(|error| format!("cannot start a thread: {error}"))?.map(Rc::new);
             let site = Site::open(Blueprint::draw(Arc::clone(&config)), zone, slot, &servers)?;
-            let access = config.access_log.as_ref().map(|log| AccessLog::new(&log.format, Rc::clone(&helper)));
+            let access = config.access_log.as_ref().zip(helper.as_ref());
+            let access = access.map(|(log, helper)| AccessLog::new(&log.format, Rc::clone(helper)));
             let downstream = Downstream::new(Rc::new(site), access, log.clone());
             let mut gates = Vec::new();
             for (listener, sockets) in config.listeners.iter().zip(listeners) {
@@ -134,7 +135,7 @@ impl Worker {
         let ran = crate::runtime::run(wake, stop);
         self.process.state.set(State::Exiting);
         self.downstream.flush_log();
-        if !self.helper.finish(LOG_FINISH) {
+        if self.helper.as_ref().is_some_and(|helper| !helper.finish(LOG_FINISH)) {
             warn!(self.log, "the access log takes no lines: the last ones are lost");
         }
         match ran {
@@ -161,9 +162,9 @@ impl Worker {
                 Ok(Some(Command::Drain)) => self.drain(),
                 Ok(Some(Command::Stop)) => self.is_stopped.set(true),
                 Ok(Some(Command::Reopen { access_log, error_log })) => {
-                    if let Some(file) = access_log {
+                    if let (Some(file), Some(helper)) = (access_log, &self.helper) {
                         self.downstream.flush_log();
-                        self.helper.reopen(Some(File::from(file)));
+                        helper.reopen(Some(File::from(file)));
                     }
                     if let Some(file) = error_log {
                         self.error_log.replace(file);

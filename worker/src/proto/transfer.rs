@@ -14,6 +14,9 @@ use crate::runtime::clock;
 use crate::runtime::net::Stream;
 use crate::runtime::timer::{Elapsed, Timer};
 
+/// Payload of at most so many bytes is copied behind what is held back: the kernel takes one piece for less than two.
+const COPIED_BYTES_MAX: usize = 4096;
+
 /// The time limits of one direction, in nanoseconds of the worker's clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
@@ -77,10 +80,17 @@ impl Link<'_> {
     pub(crate) async fn write_all(&self, mut parts: &mut [IoSlice<'_>], stage: Stage) -> Result<u64, Fault> {
         let mut total = 0;
         while !parts.is_empty() {
-            let write = std::future::poll_fn(|cx| self.stream.poll_write(cx, parts));
-            match self.wait(stage, write).await? {
-                Ok(0) | Err(_) => return Err(self.fault(stage, Kind::Closed)),
-                Ok(count) => {
+            // Most writes find room, and need no timer.
+            let written = match self.stream.try_write(parts) {
+                Ok(None) => {
+                    let write = std::future::poll_fn(|cx| self.stream.poll_write(cx, parts));
+                    self.wait(stage, write).await?.map(Some)
+                }
+                written => written,
+            };
+            match written {
+                Ok(None | Some(0)) | Err(_) => return Err(self.fault(stage, Kind::Closed)),
+                Ok(Some(count)) => {
                     total += count as u64;
                     IoSlice::advance_slices(&mut parts, count);
                 }
@@ -426,10 +436,16 @@ impl<'a> Writer<'a> {
     }
 
     async fn send(&mut self, payload: &[u8], after: &[u8]) -> Result<(), Fault> {
-        let parts = &mut [IoSlice::new(self.held), IoSlice::new(payload), IoSlice::new(after)];
-        let first = usize::from(self.held.is_empty());
-        let last = if after.is_empty() { 2 } else { 3 };
-        let written = self.to.write_all(&mut parts[first..last], Stage::Send).await;
+        let written = if !self.held.is_empty() && payload.len() <= COPIED_BYTES_MAX {
+            self.held.extend_from_slice(payload);
+            self.held.extend_from_slice(after);
+            self.to.write_all(&mut [IoSlice::new(self.held)], Stage::Send).await
+        } else {
+            let parts = &mut [IoSlice::new(self.held), IoSlice::new(payload), IoSlice::new(after)];
+            let first = usize::from(self.held.is_empty());
+            let last = if after.is_empty() { 2 } else { 3 };
+            self.to.write_all(&mut parts[first..last], Stage::Send).await
+        };
         self.held.clear();
         self.sent.add(written?, payload.len() as u64);
         Ok(())

@@ -182,6 +182,17 @@ impl Stream {
         }
     }
 
+    /// Writes what the socket takes of `parts` without waiting; `None` when it is full.
+    pub(crate) fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        if !self.registration.is_writable() {
+            return Ok(None);
+        }
+        match self.poll_write(&Context::from_waker(std::task::Waker::noop()), parts) {
+            Poll::Ready(written) => written.map(Some),
+            Poll::Pending => Ok(None),
+        }
+    }
+
     /// Ready when a read is worth trying.
     pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         if self.registration.is_readable() {

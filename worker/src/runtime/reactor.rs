@@ -113,9 +113,11 @@ fn register(slot: &Cell<Option<Waker>>, cx: &Context<'_>) {
     slot.set(Some(waker));
 }
 
+/// The waker stays: who waits most often waits here again. [`Source::park`] removes it.
 fn wake(slot: &Cell<Option<Waker>>) {
     if let Some(waker) = slot.take() {
-        waker.wake();
+        waker.wake_by_ref();
+        slot.set(Some(waker));
     }
 }
 
