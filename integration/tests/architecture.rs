@@ -39,7 +39,7 @@ const FLOORS: &[&[&str]] = &[
     &["site"],
     &["pipeline"],
     &["downstream", "command"],
-    &["lib", "fuzz"],
+    &["lib", "fuzz", "simulation"],
 ];
 
 /// The floor whose modules never name one another.

@@ -25,6 +25,8 @@ mod proto;
 mod relay;
 mod router;
 mod runtime;
+#[cfg(test)]
+mod simulation;
 mod site;
 mod upstream;
 

@@ -15,7 +15,7 @@ use super::conn::Connection;
 use super::{Downstream, Waiting};
 use crate::runtime::clock::{self, MILLISECOND};
 use crate::runtime::executor;
-use crate::runtime::net::{self, Listener};
+use crate::runtime::net::{self, Listener, Peer, Stream};
 use crate::runtime::sync::first;
 use crate::runtime::timer::Timer;
 
@@ -25,7 +25,7 @@ const ACCEPTS_PER_TURN: usize = 64;
 const WANT_PAUSE: u64 = 100 * MILLISECOND;
 
 /// An address that clients come to.
-pub(super) struct Door {
+pub(crate) struct Door {
     pub(super) cells: ListenerCells,
     pub(super) process: ProcessCells,
     /// The address, if it is one and not all of the machine's.
@@ -36,6 +36,17 @@ pub(super) struct Door {
 }
 
 impl Door {
+    /// Where clients of this listener come in.
+    pub(crate) fn of(downstream: &Rc<Downstream>, listener: &model::Listener, cells: ListenerCells) -> Rc<Door> {
+        Rc::new(Door {
+            cells,
+            process: downstream.process,
+            local: listener.socket_addr().filter(|address| !address.ip().is_unspecified() && address.port() != 0),
+            proxy_protocol: listener.proxy_protocol,
+            downstream: Rc::downgrade(downstream),
+        })
+    }
+
     /// A connection that came through it was closed.
     pub(super) fn vacate(&self) {
         if let Some(downstream) = self.downstream.upgrade() {
@@ -61,13 +72,7 @@ impl Gate {
         cells: ListenerCells,
         sockets: Vec<OwnedFd>,
     ) -> Vec<Gate> {
-        let door = Rc::new(Door {
-            cells,
-            process: downstream.process,
-            local: listener.socket_addr().filter(|address| !address.ip().is_unspecified() && address.port() != 0),
-            proxy_protocol: listener.proxy_protocol,
-            downstream: Rc::downgrade(downstream),
-        });
+        let door = Door::of(downstream, listener, cells);
         let is_shared = sockets.len() == 1 && !listener.reuseport;
         let gate = |(seat, socket)| Gate {
             socket,
@@ -121,6 +126,13 @@ impl Downstream {
         self.gates_open.set(self.gates_open.get() - 1);
     }
 
+    /// A connection has come in.
+    pub(crate) fn admit(&self, stream: Stream, peer: Peer, door: &Rc<Door>) {
+        self.accepted.set(self.accepted.get() + 1);
+        let connection = Connection::new(stream, peer, self.accepted.get(), door);
+        self.park(Box::new(connection), Waiting::First);
+    }
+
     /// Takes a turn's worth of connections; says whether the queue is empty.
     async fn take_some(&self, listener: &Listener, door: &Rc<Door>, timer: &Timer) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
@@ -128,9 +140,7 @@ impl Downstream {
                 Ok(Some((stream, peer))) => {
                     // This one waits here for someone to leave, and those behind it in the queue, which the kernel bounds.
                     self.vacancy.until(|| self.has_room()).await;
-                    self.accepted.set(self.accepted.get() + 1);
-                    let connection = Connection::new(stream, peer, self.accepted.get(), door);
-                    self.park(Box::new(connection), Waiting::First);
+                    self.admit(stream, peer, door);
                 }
                 Ok(None) => return true,
                 Err(error) => {

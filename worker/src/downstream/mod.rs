@@ -28,6 +28,8 @@ use conn::Connection;
 use drivers::Drivers;
 use idle::{IdleTable, Waiting};
 
+#[cfg(test)]
+pub(crate) use accept::Door;
 pub(crate) use accept::Gate;
 
 /// How long a connection on which nothing happens is kept once the worker drains: long enough for a request that is on

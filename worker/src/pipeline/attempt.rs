@@ -182,7 +182,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             exchange.upstream_received = response.bytes as u64 + traffic.to_client.get();
             return ended.map(|()| false);
         }
-        if upload.outcome.is_none() {
+        if !matches!(upload.outcome, Some(Ok(()))) {
             // The answer comes before the whole request was read: what is left of it stands before any next one.
             reply.close_after();
         }

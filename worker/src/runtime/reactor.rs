@@ -181,6 +181,9 @@ impl Registration {
         self.hung_up.set(self.hung_up.get() || hung_up);
         if readable {
             self.readable.set(true);
+            if let Some(owner) = self.parked.take() {
+                SIMULATED.with_borrow_mut(|ready| ready.push(owner));
+            }
             wake(&self.reader);
         }
         if writable {
@@ -250,6 +253,17 @@ impl Sources {
 struct Reactor {
     poll: RefCell<Poll>,
     sources: RefCell<Sources>,
+}
+
+#[cfg(test)]
+thread_local! {
+    static SIMULATED: RefCell<Vec<Parked>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The owners of parked sources that a simulation has made ready.
+#[cfg(test)]
+pub(crate) fn simulated() -> Vec<Parked> {
+    SIMULATED.take()
 }
 
 thread_local! {

@@ -112,7 +112,10 @@ impl Read for &End {
         if pipe.reset.get() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        let count = pipe.bytes.borrow_mut().read(into)?;
+        let mut bytes = pipe.bytes.borrow_mut();
+        bytes.make_contiguous();
+        let count = bytes.read(into)?;
+        drop(bytes);
         if count > 0 {
             pipe.writer.simulate(false, true, false);
         } else if !pipe.closed.get() {
