@@ -39,6 +39,11 @@ impl<T> Field<T> {
         matches!(self, Field::Absent)
     }
 
+    /// Whether there is a value, and it is wrong.
+    pub(crate) fn is_bad(&self) -> bool {
+        matches!(self, Field::Bad)
+    }
+
     /// The value; reports when there is none though there must be.
     pub(crate) fn needed(&self, at: &At<'_>, report: &Report, hint: &str) -> Option<&T> {
         if self.is_absent() {

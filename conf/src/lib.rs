@@ -34,6 +34,7 @@ mod validate;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use crate::problem::{Problem, Problems, Severity};
 pub use crate::reference::reference;
@@ -57,6 +58,42 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// The configuration in effect: one text with every default filled in, which reads back as the same configuration.
     pub text: String,
+}
+
+/// The settings that say which running proxy a configuration is of, and how long it may take to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// See [`Config::runtime_dir`].
+    pub runtime_dir: Option<PathBuf>,
+    /// See [`Config::pid_file`].
+    pub pid_file: Option<PathBuf>,
+    /// See [`Config::shutdown_timeout`].
+    pub shutdown_timeout: Duration,
+}
+
+/// Reads of a configuration file no more than where its proxy is: it may be wrong otherwise, as a file under change is.
+///
+/// # Errors
+/// Every problem of the file, if it is not even YAML or these settings are wrong themselves.
+pub fn whereabouts(path: &Path, source: &dyn Source) -> Result<Whereabouts, Problems> {
+    let mut reading = Reading::default();
+    match source.read(path) {
+        Ok(text) => reading.main(path, text, Some(source)),
+        Err(error) => reading.unread(path, &error),
+    }
+    let file = &reading.main;
+    let is_told = !file.runtime_dir.is_bad() && !file.pid_file.is_bad() && !file.shutdown_timeout.is_bad();
+    if !is_told || reading.sections.is_empty() || reading.report.has_syntax_errors() {
+        return reading.finish().map(|loaded| Whereabouts::of(loaded.config));
+    }
+    Ok(Whereabouts::of(validate::config(&reading.main, &reading.sections, &reading.report)))
+}
+
+impl Whereabouts {
+    fn of(config: Config) -> Whereabouts {
+        let Config { runtime_dir, pid_file, shutdown_timeout, .. } = config;
+        Whereabouts { runtime_dir, pid_file, shutdown_timeout }
+    }
 }
 
 /// Reads a configuration file and those it includes.
@@ -297,5 +334,17 @@ routes: [{match: {path: /}, upstream: a}]
             let damaged = format!("{head}{with}{}", tail.get(length..).unwrap_or_default());
             let _ = parse(&damaged, "any").map_err(|problems| problems.to_string());
         }
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_elsewhere_still_says_where_its_proxy_is() {
+        let told = |text: &'static str| {
+            let shelf = Shelf::new(&[("/a.yaml", text)]);
+            whereabouts(Path::new("/a.yaml"), &shelf).map(|told| told.runtime_dir)
+        };
+        assert_eq!(told("runtime_dir: /run/a\nworker_processes: many").unwrap(), Some("/run/a".into()));
+        assert_eq!(told("routes: 7").unwrap(), None);
+        assert!(told("runtime_dir: [a]").is_err());
+        assert!(told("runtime_dir: /run/a\nroutes: [").is_err());
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use conf::model::{Config, LogTarget};
 use conf::{Disk, Loaded, Problems};
@@ -34,12 +35,38 @@ impl Recipe {
     pub(crate) fn load(&self) -> Result<Loaded, Problems> {
         match self {
             Recipe::BuiltIn => conf::parse(&built_in(), "(built in)"),
-            Recipe::File { path, prefix } => {
+            Recipe::File { path, .. } => {
                 let mut loaded = conf::load(path, &Disk)?;
-                anchor(&mut loaded.config, prefix.as_deref().or_else(|| path.parent()).unwrap_or(Path::new("/")));
+                anchor(&mut loaded.config, self.directory());
                 Ok(loaded)
             }
         }
+    }
+
+    /// Where the proxy is that it is of, even if the rest of it is wrong, and how long that may take to end.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub(crate) fn whereabouts(&self) -> Result<(RuntimeDir, Duration), Problems> {
+        let mut told = match self {
+            Recipe::BuiltIn => {
+                return self.load().map(|Loaded { config, .. }| (RuntimeDir::of(&config), config.shutdown_timeout));
+            }
+            Recipe::File { path, .. } => conf::whereabouts(path, &Disk)?,
+        };
+        for path in told.runtime_dir.iter_mut().chain(&mut told.pid_file) {
+            *path = self.directory().join(&*path);
+        }
+        Ok((RuntimeDir::at(told.runtime_dir, told.pid_file), told.shutdown_timeout))
+    }
+
+    /// Where relative paths start from.
+    fn directory(&self) -> &Path {
+        let directory = match self {
+            Recipe::File { path, prefix } => prefix.as_deref().or_else(|| path.parent()),
+            Recipe::BuiltIn => None,
+        };
+        directory.unwrap_or(Path::new("/"))
     }
 
     /// What it is called in messages.

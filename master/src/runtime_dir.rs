@@ -20,15 +20,19 @@ pub(crate) struct RuntimeDir {
 impl RuntimeDir {
     /// The one that a configuration names.
     pub(crate) fn of(config: &Config) -> RuntimeDir {
-        let path = config.runtime_dir.clone().unwrap_or_else(default_path);
-        let pid_file = config.pid_file.clone().unwrap_or_else(|| path.join("sluice.pid"));
+        RuntimeDir::at(config.runtime_dir.clone(), config.pid_file.clone())
+    }
+
+    /// This one, or that of whoever runs this; with the pid file there or in it.
+    pub(crate) fn at(path: Option<PathBuf>, pid_file: Option<PathBuf>) -> RuntimeDir {
+        let path = path.unwrap_or_else(default_path);
+        let pid_file = pid_file.unwrap_or_else(|| path.join("sluice.pid"));
         RuntimeDir { path, pid_file }
     }
 
     /// The one of whoever runs this.
     pub(crate) fn default_one() -> RuntimeDir {
-        let path = default_path();
-        RuntimeDir { pid_file: path.join("sluice.pid"), path }
+        RuntimeDir::at(None, None)
     }
 
     /// The directory.

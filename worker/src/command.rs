@@ -94,7 +94,8 @@ impl Worker {
             Err(reason) => return Err((channel, reason)),
         };
         let room = (Rc::clone(&downstream), Rc::clone(&servers));
-        net::set_room(config.worker_connections as usize, move || room.0.evict() || room.1.evict());
+        // A connection to a server is opened again at no one's cost but ours.
+        net::set_room(config.worker_connections as usize, move || room.1.evict() || room.0.evict());
         let report = log.clone();
         executor::on_panic(move |message| error!(report, "an exchange panicked and was closed: {}", message));
         Ok(Rc::new(Worker {
@@ -125,7 +126,7 @@ impl Worker {
         self.report(&Report::Ready);
         let (downstream, servers) = (Rc::clone(&self.downstream), Rc::clone(&self.servers));
         let wake = |parked| match parked {
-            Parked::Client(key) => downstream.wake(key),
+            Parked::Client(key, uses) => downstream.wake(key, uses),
             Parked::Server(server, connection) => servers.drop_idle(server, connection),
         };
         let stop = || {

@@ -376,7 +376,7 @@ impl World {
             }
             for parked in ready {
                 match parked {
-                    Parked::Client(key) => self.downstream.wake(key),
+                    Parked::Client(key, uses) => self.downstream.wake(key, uses),
                     Parked::Server(server, connection) => self.servers.drop_idle(server, connection),
                 }
             }

@@ -4,10 +4,10 @@
 
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
-use conf::model::Config;
 
 use crate::control;
 use crate::recipe::Recipe;
@@ -170,9 +170,9 @@ impl Cli {
             Ok(recipe) => recipe,
             Err(error) => return complain(&format!("cannot tell where this is: {error}")),
         };
-        let found = |act: &dyn Fn(&RuntimeDir, &Config) -> u8| match load(&recipe) {
-            Ok(config) => act(&RuntimeDir::of(&config), &config),
-            Err(text) => complain(&text),
+        let found = |act: &dyn Fn(&RuntimeDir, Duration) -> u8| match recipe.whereabouts() {
+            Ok((dir, shutdown_timeout)) => act(&dir, shutdown_timeout),
+            Err(problems) => complain(&format!("the configuration does not say which proxy is meant:\n{problems}")),
         };
         match command {
             Command::Run => run::run(recipe, self.daemon, quiet),
@@ -180,7 +180,7 @@ impl Cli {
             Command::Stats(args) => found(&|dir, _| code(stats::run(args.clone(), dir.path()))),
             Command::Top(args) => found(&|dir, _| code(top::run(args.clone(), dir.path()))),
             Command::Reload => found(&|dir, _| signal::reload(dir, quiet)),
-            Command::Quit => found(&|dir, config| signal::quit(dir, config.shutdown_timeout, quiet)),
+            Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
             Command::Stop => found(&|dir, _| signal::stop(dir, quiet)),
             Command::Reopen => found(&|dir, _| signal::reopen(dir)),
             Command::Schema => print(&format!("{:#}", conf::schema())),
@@ -202,14 +202,6 @@ fn recipe(config: Option<&Path>, prefix: Option<&Path>) -> std::io::Result<Recip
         Some(path) => Recipe::File { path: absolute(path)?, prefix: prefix.map(absolute).transpose()? },
         None => Recipe::BuiltIn,
     })
-}
-
-/// The configuration that says which proxy is meant.
-fn load(recipe: &Recipe) -> Result<Config, String> {
-    recipe
-        .load()
-        .map(|loaded| loaded.config)
-        .map_err(|problems| format!("the configuration does not say which proxy is meant:\n{problems}"))
 }
 
 fn code(code: i32) -> u8 {

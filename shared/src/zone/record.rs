@@ -80,7 +80,7 @@ record! {
     beside {
         /// What it is doing.
         state: StateCell = 1,
-        /// When its loop last turned, monotonic nanoseconds.
+        /// When its loop last said that it turns, monotonic nanoseconds: a worker does four times a second.
         heartbeat: Gauge = 2,
     }
     {
@@ -142,9 +142,9 @@ record! {
         requests: Counter = 4,
         /// Exchanges by class of their status.
         status: [Counter; 5] = 5,
-        /// Body bytes received from clients.
+        /// Bytes of requests, heads and framing included.
         bytes_in: Counter = 10,
-        /// Body bytes sent to clients.
+        /// Bytes of responses, heads and framing included.
         bytes_out: Counter = 11,
         /// Exchanges whose client went away.
         aborted: Counter = 12,
@@ -163,7 +163,7 @@ record! {
         retries: Counter = 5,
         /// Exchanges that failed on the upstream side.
         faults: Counter = 6,
-        /// Time from sending a request to the end of the response's head.
+        /// Time from the start of an attempt, connecting included, to the end of the response's head.
         latency: Histogram = 0,
     }
 }
@@ -196,7 +196,7 @@ record! {
         bytes_in: Counter = 18,
         /// Bytes sent to the server.
         bytes_out: Counter = 19,
-        /// Time from sending a request to the end of the response's head.
+        /// Time from the start of an attempt, connecting included, to the end of the response's head.
         latency: Histogram = 0,
     }
 }

@@ -11,8 +11,8 @@ use conf::model;
 use shared::ident::Seat;
 use shared::stats::{ListenerCells, ProcessCells};
 
+use super::Downstream;
 use super::conn::Connection;
-use super::{Downstream, Waiting};
 use crate::runtime::clock::{self, MILLISECOND};
 use crate::runtime::executor;
 use crate::runtime::net::{self, Listener, Peer, Stream};
@@ -20,7 +20,7 @@ use crate::runtime::sync::first;
 use crate::runtime::timer::Timer;
 
 /// How many connections are taken from one socket before others have their turn.
-const ACCEPTS_PER_TURN: usize = 64;
+const ACCEPTS_PER_TURN: usize = 8;
 /// How long to wait after the kernel had no descriptor or memory for a connection, in nanoseconds.
 const WANT_PAUSE: u64 = 100 * MILLISECOND;
 
@@ -127,14 +127,15 @@ impl Downstream {
     }
 
     /// A connection has come in.
-    pub(crate) fn admit(&self, stream: Stream, peer: Peer, door: &Rc<Door>) {
+    pub(crate) fn admit(self: &Rc<Downstream>, stream: Stream, peer: Peer, door: &Rc<Door>) {
         self.accepted.set(self.accepted.get() + 1);
         let connection = Connection::new(stream, peer, self.accepted.get(), door);
-        self.park(Box::new(connection), Waiting::First);
+        // Its request has often come with it, and is read while all of it is at hand.
+        self.drivers.assign(self, Box::new(connection));
     }
 
     /// Takes a turn's worth of connections; says whether the queue is empty.
-    async fn take_some(&self, listener: &Listener, door: &Rc<Door>, timer: &Timer) -> bool {
+    async fn take_some(self: &Rc<Downstream>, listener: &Listener, door: &Rc<Door>, timer: &Timer) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             match listener.try_accept() {
                 Ok(Some((stream, peer))) => {

@@ -4,6 +4,8 @@ use super::conn::Connection;
 use crate::runtime::reactor::Parked;
 
 const NONE: u32 = u32::MAX;
+/// How far to look for a connection that may be closed for another: those before it have just been spoken to.
+const EVICTION_STEPS_MAX: usize = 64;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(super) struct IdleTable {
 }
 
 struct Place {
+    /// How often it was used: a key of an earlier use finds nobody.
+    uses: u32,
     connection: Option<Box<Connection>>,
     waiting: Waiting,
     due: u64,
@@ -48,21 +52,27 @@ impl IdleTable {
     pub(super) fn put(&mut self, mut connection: Box<Connection>, waiting: Waiting, due: u64) {
         connection.set_idle(waiting == Waiting::Next);
         let key = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { connection: None, waiting, due, next: NONE, previous: NONE });
+            self.places.push(Place { uses: 0, connection: None, waiting, due, next: NONE, previous: NONE });
             u32::try_from(self.places.len() - 1).expect("descriptors are fewer than 2^32")
         });
-        connection.stream().source().park(Parked::Client(key));
+        let uses = self.places[key as usize].uses.wrapping_add(1);
+        connection.stream().source().park(Parked::Client(key, uses));
         let queue = &mut self.queues[waiting as usize];
         let previous = std::mem::replace(&mut queue.tail, key);
         match previous {
             NONE => queue.head = key,
             previous => self.places[previous as usize].next = key,
         }
-        self.places[key as usize] = Place { connection: Some(connection), waiting, due, next: NONE, previous };
+        self.places[key as usize] = Place { uses, connection: Some(connection), waiting, due, next: NONE, previous };
     }
 
-    /// Takes a connection out.
-    pub(super) fn take(&mut self, key: u32) -> Option<Box<Connection>> {
+    /// Takes out the connection that was put there by that use.
+    pub(super) fn take(&mut self, key: u32, uses: u32) -> Option<Box<Connection>> {
+        self.places.get(key as usize).filter(|place| place.uses == uses)?;
+        self.take_from(key)
+    }
+
+    fn take_from(&mut self, key: u32) -> Option<Box<Connection>> {
         let place = self.places.get_mut(key as usize)?;
         let mut connection = place.connection.take()?;
         let Place { waiting, next, previous, .. } = *place;
@@ -81,20 +91,29 @@ impl IdleTable {
         Some(connection)
     }
 
-    /// Takes out a connection whose wait should have ended by now. One that became readable this very turn is left to
-    /// its driver.
+    /// Takes out a connection whose wait should have ended by now.
     pub(super) fn take_due(&mut self, now: u64) -> Option<Box<Connection>> {
         let heads = self.queues.each_ref().map(|queue| queue.head);
         let is_due = |key: &u32| self.places.get(*key as usize).is_some_and(|place| place.due <= now);
         let key = heads.into_iter().find(is_due)?;
-        self.take(key)
+        self.take_from(key)
     }
 
-    /// Takes out the connection that has waited the longest: between requests, else for a first one.
+    /// Takes out the connection that has waited the longest: between requests, else for a first one. One that has been
+    /// spoken to, and is only not driven yet, does not wait.
     pub(super) fn take_oldest(&mut self) -> Option<Box<Connection>> {
-        let heads = [Waiting::Next, Waiting::First].map(|waiting| self.queues[waiting as usize].head);
-        let key = heads.into_iter().find(|key| *key != NONE)?;
-        self.take(key)
+        let waits = |key: &u32| {
+            let connection = self.places[*key as usize].connection.as_ref();
+            connection.is_some_and(|connection| !connection.stream().source().is_readable())
+        };
+        let oldest = |waiting: Waiting| {
+            let head = self.queues[waiting as usize].head;
+            let next = |key: &u32| Some(self.places[*key as usize].next).filter(|next| *next != NONE);
+            let queue = std::iter::successors(Some(head).filter(|head| *head != NONE), next);
+            queue.take(EVICTION_STEPS_MAX).find(waits)
+        };
+        let key = oldest(Waiting::Next).or_else(|| oldest(Waiting::First))?;
+        self.take_from(key)
     }
 
     /// No wait ends later than this.

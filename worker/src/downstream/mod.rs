@@ -73,19 +73,22 @@ impl Downstream {
     }
 
     /// A connection in the idle table became readable.
-    pub(crate) fn wake(self: &Rc<Downstream>, key: u32) {
-        let connection = self.idle.borrow_mut().take(key);
+    pub(crate) fn wake(self: &Rc<Downstream>, key: u32, uses: u32) {
+        let connection = self.idle.borrow_mut().take(key, uses);
         if let Some(connection) = connection {
             self.drivers.assign(self, connection);
         }
     }
 
     /// Closes connections that have waited for too long.
-    pub(crate) fn sweep(&self) {
+    pub(crate) fn sweep(self: &Rc<Downstream>) {
         let now = clock::now();
         // Dropped outside of the borrow: whoever waits for the vacancy may ask the table at once.
         while let Some(connection) = { self.idle.borrow_mut().take_due(now) } {
-            drop(connection);
+            // A request that has come just in time, and waits only for its driver, is served.
+            if connection.stream().source().is_readable() {
+                self.drivers.assign(self, connection);
+            }
         }
     }
 

@@ -128,6 +128,8 @@ impl Fault {
             (_, _, Deadline) => "exchange_deadline",
             (Client, Stage::Head, TooLarge | TargetTooLong) => "client_head_too_large",
             (Client, Stage::Head, Timeout) => "client_head_timeout",
+            (Client, Stage::Head, Closed) => "client_closed",
+            (Client, Stage::Head, Version) => "client_version",
             (Client, Stage::Head, _) => "client_head_malformed",
             (Client, Stage::Body, TooLarge) => "client_body_too_large",
             (Client, Stage::Body, Timeout) => "client_body_timeout",
@@ -178,6 +180,7 @@ mod tests {
     fn statuses() {
         for (fault, status, token) in [
             (Fault::client(Stage::Head, Kind::Malformed("x")), 400, "client_head_malformed"),
+            (Fault::client(Stage::Head, Kind::Closed), 499, "client_closed"),
             (Fault::client(Stage::Head, Kind::TooLarge), 431, "client_head_too_large"),
             (Fault::client(Stage::Body, Kind::TooLarge), 413, "client_body_too_large"),
             (Fault::client(Stage::Head, Kind::Timeout), 408, "client_head_timeout"),

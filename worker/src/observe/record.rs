@@ -315,14 +315,21 @@ pub(crate) fn count(exchange: &Exchange, cells: &Cells<'_>) {
     let Some(server) = server else { return };
     server.bytes_out.add(exchange.upstream_sent);
     server.bytes_in.add(exchange.upstream_received);
-    server.faults.add(server_fault.is_some().into());
-    server.timeouts.add(server_fault.is_some_and(|fault| fault.kind == Kind::Timeout).into());
+    if let Some(fault) = server_fault {
+        count_fault(server, fault);
+    }
     if let Some(status) = exchange.upstream_status {
         count_status(status, &server.status);
     }
     if let Some(time) = exchange.header_time {
         server.latency.record(time);
     }
+}
+
+/// Counts a fault of a server: the one that ended an exchange, or one that led to another server.
+pub(crate) fn count_fault(server: &ServerCells, fault: Fault) {
+    server.faults.inc();
+    server.timeouts.add((fault.kind == Kind::Timeout).into());
 }
 
 fn count_status(status: u16, classes: &[shared::stats::Counter; 5]) {

@@ -47,12 +47,15 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     /// connection which the server had closed goes to the same server on a new connection, once, if it may be repeated:
     /// its method is idempotent (RFC 9110 §9.2.2) and it has no body, so that nothing of it is lost.
     pub(super) async fn until_answered(&mut self) -> Result<(), Fault> {
-        let mut last = Fault::server(Stage::Connect, Kind::Refused);
+        let mut last = None;
         while self.exchange.attempts() < ATTEMPTS_MAX {
             let is_tried = |server| self.exchange.tried().any(|tried| tried == server);
             let Some(server) = self.asked.site.pick(self.upstream, is_tried) else { break };
             self.exchange.try_server(server);
             let server = &self.upstream().servers[server];
+            if let Some((failed, fault)) = last.take() {
+                record::count_fault(failed, fault);
+            }
             let mut was_reused = false;
             let mut outcome = self.once(server, false, &mut was_reused).await;
             if let Err(fault) = outcome
@@ -64,11 +67,14 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
                 outcome = self.once(server, true, &mut was_reused).await;
             }
             match outcome {
-                Err(fault) if fault.side == Side::Server && fault.stage == Stage::Connect => last = fault,
+                Err(fault) if fault.side == Side::Server && fault.stage == Stage::Connect => {
+                    last = Some((&server.cells, fault));
+                }
                 other => return other,
             }
         }
-        Err(last)
+        // An upstream has a server, so there was an attempt.
+        Err(last.map_or(Fault::server(Stage::Connect, Kind::Refused), |(_, fault)| fault))
     }
 
     fn upstream(&self) -> &'a Upstream {
@@ -85,8 +91,9 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         self.exchange.attempt_started = clock::now();
         (self.exchange.upstream_status, self.exchange.header_time) = (None, None);
         self.write_greeting();
-        let due = clock::now().saturating_add(self.limits.connect).min(self.deadline);
-        let lease = Lease::take(server, fresh, &self.desk.draft, &self.desk.downward, due).await?;
+        let patience = Patience { step: self.limits.connect, deadline: self.deadline };
+        let lease = Lease::take(server, fresh, &self.desk.draft, &self.desk.downward, patience);
+        let lease = unless_gone(&self.reply.presence(), lease).await?;
         *was_reused = lease.is_reused;
         self.exchange.connect_time = self.exchange.since_attempt();
         self.write_head();

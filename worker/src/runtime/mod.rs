@@ -12,15 +12,20 @@ pub(crate) mod reactor;
 pub(crate) mod sync;
 pub(crate) mod timer;
 
+use std::collections::VecDeque;
 use std::io;
 
-/// Runs the loop until `stop` says so. `idle_ready` is called, between tasks and poll, for each parked source that
-/// became ready.
+/// How many parked sources are handed over a turn. Under load those that wait are many, and what is under way had better
+/// end before more is begun: it then needs fewer connections to servers and less memory, and both stay warm.
+const STARTS_PER_TURN: usize = 16;
+
+/// Runs the loop until `stop` says so. `idle_ready` is called, between poll and tasks, for each parked source that became
+/// ready, in their order.
 ///
 /// # Errors
 /// When the poll fails, which the kernel does only for a bug of ours or for want of memory.
 pub(crate) fn run(mut idle_ready: impl FnMut(reactor::Parked), mut stop: impl FnMut() -> bool) -> io::Result<()> {
-    let mut ready = Vec::new();
+    let mut ready = VecDeque::new();
     loop {
         clock::sample();
         executor::run_queued();
@@ -28,11 +33,15 @@ pub(crate) fn run(mut idle_ready: impl FnMut(reactor::Parked), mut stop: impl Fn
             return Ok(());
         }
         let now = clock::now();
-        let wait = if executor::has_queued() { Some(0) } else { timer::next_due().map(|due| due.saturating_sub(now)) };
+        let wait = if executor::has_queued() || !ready.is_empty() {
+            Some(0)
+        } else {
+            timer::next_due().map(|due| due.saturating_sub(now))
+        };
         reactor::turn(wait.map(std::time::Duration::from_nanos), &mut ready)?;
         clock::sample();
         timer::fire(clock::now());
-        for parked in ready.drain(..) {
+        for parked in ready.drain(..ready.len().min(STARTS_PER_TURN)) {
             idle_ready(parked);
         }
     }

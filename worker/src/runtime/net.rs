@@ -323,7 +323,7 @@ impl Listener {
             match accepted {
                 Ok((io, peer)) => {
                     let stream = Stream::new(io)?;
-                    stream.registration.assume_writable();
+                    stream.registration.assume_ready();
                     return Ok(Some((stream, peer)));
                 }
                 Err(error) => match error.kind() {

@@ -5,6 +5,7 @@
 //! task, and its key is handed to the loop instead.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -16,8 +17,8 @@ use mio::{Events, Interest, Poll, Token};
 /// Who a parked source belongs to; see [`Source::park`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parked {
-    /// A client's connection, by its key in the table of parked ones.
-    Client(u32),
+    /// A client's connection, by its place in the table of parked ones and the number of that place's use.
+    Client(u32, u32),
     /// An idle connection to the server with this number; the second number is the connection's own.
     Server(u32, u64),
 }
@@ -87,14 +88,14 @@ impl Source {
         self.parked.set(None);
     }
 
-    fn edge(&self, event: &Event, ready: &mut Vec<Parked>) {
+    fn edge(&self, event: &Event, ready: &mut VecDeque<Parked>) {
         if event.is_read_closed() || event.is_error() || event.is_write_closed() {
             self.hung_up.set(true);
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.readable.set(true);
             if let Some(owner) = self.parked.take() {
-                ready.push(owner);
+                ready.push_back(owner);
             }
             wake(&self.reader);
         }
@@ -192,8 +193,9 @@ impl Registration {
         }
     }
 
-    /// Starts as if an edge had come: for a new connection, which can be written to at once.
-    pub(crate) fn assume_writable(&self) {
+    /// Starts as if an edge had come: for a connection that was accepted, which can be written to, and perhaps read.
+    pub(crate) fn assume_ready(&self) {
+        self.readable.set(true);
         self.writable.set(true);
     }
 }
@@ -287,7 +289,7 @@ pub(crate) fn forget(io: &mut impl MioSource) {
 }
 
 /// Waits for readiness for at most `wait` and delivers it: tasks are queued, parked owners are appended to `ready`.
-pub(crate) fn turn(wait: Option<Duration>, ready: &mut Vec<Parked>) -> io::Result<()> {
+pub(crate) fn turn(wait: Option<Duration>, ready: &mut VecDeque<Parked>) -> io::Result<()> {
     EVENTS.with_borrow_mut(|events| {
         with(|reactor| {
             match reactor.poll.borrow_mut().poll(events, wait) {

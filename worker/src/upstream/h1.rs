@@ -40,7 +40,7 @@ impl Drop for InFlight {
 }
 
 impl Lease {
-    /// Takes the warmest idle connection, or opens one by the time `due` when there is none or `fresh` asks for one.
+    /// Takes the warmest idle connection, or opens one within `patience` when there is none or `fresh` asks for one.
     ///
     /// # Errors
     /// See [`dial::connect`].
@@ -49,12 +49,12 @@ impl Lease {
         fresh: bool,
         greeting: &[u8],
         timer: &Timer,
-        due: u64,
+        patience: Patience,
     ) -> Result<Lease, Fault> {
         if !fresh && let Some(connection) = server.pool.take() {
             return Ok(Lease { work: InFlight::begin(server), connection, is_reused: true });
         }
-        let connection = dial::connect(server, greeting, timer, due).await?;
+        let connection = dial::connect(server, greeting, timer, patience).await?;
         Ok(Lease { work: InFlight::begin(server), connection, is_reused: false })
     }
 

@@ -60,7 +60,7 @@ pub(crate) fn pair() -> (Stream, Stream) {
 fn ends() -> (End, End) {
     let (one, other) = (Rc::new(Registration::detached()), Rc::new(Registration::detached()));
     let pipe = |reader: &Rc<Registration>, writer: &Rc<Registration>| {
-        writer.assume_writable();
+        writer.simulate(false, true, false);
         Rc::new(Pipe {
             bytes: RefCell::default(),
             closed: Cell::new(false),
