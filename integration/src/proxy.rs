@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ impl Proxy {
         prctl::set_child_subreaper(true).expect("PR_SET_CHILD_SUBREAPER");
         let directory = tempfile::Builder::new().prefix("sluice-test-").tempdir().expect("a directory");
         let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let [port, other_port] = free_ports();
+        let [port, other_port] = [free_port(), free_port()];
         let proxy = Proxy { directory, port, other_port, mark, master: None, ended: true };
         proxy.configure(text);
         proxy
@@ -326,15 +326,21 @@ fn is_ready(line: &str) -> bool {
     words.any(|word| word == "ready") && words.any(|word| word.starts_with("generation="))
 }
 
-/// A port of 127.0.0.1 that nobody has now.
-pub fn free_port() -> u16 {
-    free_ports()[0]
-}
+/// The ports that tests choose from: below those that the kernel gives to connections and to listeners that ask for any.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
-/// Two that differ.
-fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("its address").port())
+/// A port of 127.0.0.1 that nobody has now and no other test of this process is given.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Test processes that run at the same time begin at different places.
+        let start = u16::try_from(std::process::id() * 97 % u32::from(PORTS.end - PORTS.start)).expect("in range");
+        let port = PORTS.start + (start + offset) % (PORTS.end - PORTS.start);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ fn a_daemon_that_fails_says_why() {
     let launched = proxy.launch_daemon();
     assert_eq!(launched.code, 1, "{launched:?}");
     assert!(launched.stderr.contains(&proxy.address().to_string()), "{launched:?}");
-    assert!(proxy.processes().is_empty());
+    eventually("nothing is left", || proxy.processes().is_empty());
 }
 
 /// A resized terminal sends it too, so only a daemon obeys.
