@@ -260,6 +260,7 @@ fn statistics_need_nobody_alive() {
     for _ in 0..5 {
         client.get("/");
     }
+    eventually("all are counted", || proxy.stats().total("requests") == 5);
     for process in proxy.processes() {
         process.signal(Signal::SIGSTOP);
         eventually("it is stopped", || process.is_stopped());

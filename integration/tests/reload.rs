@@ -186,7 +186,7 @@ fn counters_outlive_a_reload() {
     for _ in 0..4 {
         proxy.client().get("/");
     }
-    assert_eq!(proxy.stats().named("routes", "all")["requests"], 7);
+    eventually("all are counted", || proxy.stats().named("routes", "all")["requests"] == 7);
 }
 
 /// Old workers have `shutdown_timeout` and no more.
