@@ -314,3 +314,18 @@ fn bytes_after_a_response_never_reach_another_client() {
         }
     }
 }
+
+/// A cut body is not to look whole, also when its end is the connection's and the client has sent more than was read.
+#[test]
+fn a_cut_answer_to_http_1_0_is_a_reset() {
+    let origin = Origin::start(|mut wire, _| {
+        wire.request();
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel");
+    });
+    let proxy = Proxy::before(&origin);
+    let mut client = proxy.client();
+    // HTTP/1.0 has no chunks: only the connection's end would tell that the body is whole.
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\nmore");
+    let (_, ending) = client.rest();
+    assert_eq!(ending, Ending::Reset);
+}

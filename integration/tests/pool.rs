@@ -204,3 +204,17 @@ routes: [{{match: {{path: {{prefix: /}}}}, upstream: app}}]"
         assert_eq!(client.get("/").status(), 502);
     }
 }
+
+/// Nothing of such an answer was passed on when it broke off, so the client can still be told.
+#[test]
+fn an_answer_that_ends_after_its_head_is_a_bad_gateway() {
+    let origin = Origin::start(|mut wire, _| {
+        wire.request();
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+    });
+    let proxy = Proxy::before(&origin);
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/").status(), 502);
+    }
+}

@@ -145,7 +145,7 @@ impl Codec {
             is_head: self.head.method.within(bytes) == b"HEAD",
             is_last: !self.head.keep_alive || client.requests >= site.keep_alive_requests,
             is_draining: &downstream.is_draining,
-            has_begun: false,
+            begun_at: None,
             ends_with_connection: false,
             tunnelled: 0,
         };
@@ -162,12 +162,15 @@ impl Codec {
             Some(buffer) => self.inbox = Some(buffer),
             None => self.consume(consumed),
         }
-        if outcome.is_err() && ends_with_connection {
+        let is_cut = outcome.is_err() && ends_with_connection;
+        if is_cut {
             stream.reset_on_close();
         }
         let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || stream.source().is_readable();
         match outcome {
             Err(fault) if fault.is_client_gone() => Ended::Closed,
+            // To linger is to say first that this is the end.
+            Err(_) if is_cut => Ended::Closed,
             _ if !is_last && rest.is_complete => Ended::Kept,
             _ if is_unread => Ended::Unread,
             _ => Ended::Closed,
@@ -268,7 +271,8 @@ struct Reply<'a> {
     is_head: bool,
     is_last: bool,
     is_draining: &'a Cell<bool>,
-    has_begun: bool,
+    /// How many bytes had been sent when the final response began.
+    begun_at: Option<u64>,
     /// Only the connection's end tells the client where the body ends.
     ends_with_connection: bool,
     tunnelled: u64,
@@ -277,7 +281,7 @@ struct Reply<'a> {
 impl Reply<'_> {
     /// How a body of which the server says `length` is framed for this client, and who the client is.
     fn begin_with(&mut self, length: BodyLength) -> (BodyLength, hop::Client) {
-        self.has_begun = true;
+        self.begun_at = Some(self.sent.wire.get());
         let framed = match length {
             // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
             BodyLength::Chunked | BodyLength::UntilClose if self.minor == 0 => BodyLength::UntilClose,
@@ -315,6 +319,8 @@ impl Respond for Reply<'_> {
             _ => BodyLength::None,
         });
         let out = self.writer.held();
+        // A server's head that was not sent yet gives way.
+        out.clear();
         hop::write_status_line(status, page::reason(status).as_bytes(), out);
         hop::write_field(b"Date", date, out);
         out.extend_from_slice(fields);
@@ -326,7 +332,7 @@ impl Respond for Reply<'_> {
     }
 
     fn has_begun(&self) -> bool {
-        self.has_begun
+        self.begun_at.is_some_and(|before| self.sent.wire.get() > before)
     }
 
     fn close_after(&mut self) {

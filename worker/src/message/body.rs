@@ -103,7 +103,7 @@ pub(crate) trait Respond: Sink {
     /// when the method asks for none.
     fn begin_own(&mut self, status: u16, fields: &[u8], length: u64, date: &[u8]);
 
-    /// Whether a final response has begun: no other can follow.
+    /// Whether something of a final response was sent: no other can follow.
     fn has_begun(&self) -> bool;
 
     /// The connection can't carry another exchange.

@@ -83,7 +83,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
 
     fn may_repeat(&self) -> bool {
         let request = self.asked.request;
-        !self.reply.has_begun() && request.head.body == BodyLength::None && request.is_idempotent()
+        // Not even an interim response has been passed on.
+        self.reply.sent().0 == 0 && request.head.body == BodyLength::None && request.is_idempotent()
     }
 
     /// One try on one connection.
@@ -153,8 +154,11 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let mut upload = Background::new(upload);
         let mut interims = 0;
         loop {
-            // While the request is still on its way, the server's time to answer has not begun.
-            upload.unless(std::future::poll_fn(|cx| lease.stream().poll_readable(cx))).await;
+            // While the request is still on its way, the server's time to answer has not begun. What came together with an
+            // interim response is read already.
+            if filled(inbox).is_empty() {
+                upload.unless(std::future::poll_fn(|cx| lease.stream().poll_readable(cx))).await;
+            }
             let head = h1::read_head(receiving, inbox, asked.site.head_limits, request.is_head(), response);
             upload.during(unless_gone(&presence, head), ends_exchange).await??;
             if response.status >= 200 || response.status == 101 {
@@ -196,7 +200,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let mut reader = Reader::new(receiving, leading, response.body, None, asked.site.head_limits.bytes);
         reply.begin(answer, date.http());
         let download = unless_gone(&presence, relay::copy(&mut reader, *reply));
-        let outcome = upload.during(download, ends_exchange).await;
+        // A server that answers may leave the rest of the request unread: how long the answer may take is another limit.
+        let outcome = upload.during(download, |fault| fault.side != Side::Server).await;
         exchange.upstream_sent = sent.wire.get();
         exchange.upstream_received = response.bytes as u64 + reader.bytes_taken();
         outcome??;

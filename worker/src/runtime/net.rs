@@ -249,6 +249,10 @@ impl Stream {
             // Where it is refused, the peer sees an end instead of a reset.
             let _ = setsockopt(socket, sockopt::Linger, &linger);
         }
+        #[cfg(test)]
+        if let Io::Memory(end) = &self.io {
+            end.reset_on_close();
+        }
     }
 }
 

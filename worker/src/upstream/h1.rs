@@ -100,10 +100,15 @@ pub(crate) async fn read_head(
                 return Err(Fault::server(Stage::Head, Kind::TooLarge));
             }
         }
-        if link.read(inbox, Stage::Head).await? == 0 {
-            let begun = inbox.as_ref().is_some_and(|buffer| !buffer.is_empty());
-            let kind = if begun { Kind::Malformed("The response's head was cut off.") } else { Kind::Closed };
-            return Err(Fault::server(Stage::Head, kind));
+        let closed = Fault::server(Stage::Head, Kind::Closed);
+        match link.read(inbox, Stage::Head).await {
+            Ok(1..) => {}
+            Err(fault) if fault != closed => return Err(fault),
+            // In order or by a reset: once an answer has begun, another attempt is not safe.
+            _ if inbox.as_ref().is_some_and(|buffer| !buffer.is_empty()) => {
+                return Err(Fault::server(Stage::Head, Kind::Malformed("The response's head was cut off.")));
+            }
+            _ => return Err(closed),
         }
     }
 }

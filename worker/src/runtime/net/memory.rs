@@ -28,6 +28,7 @@ pub(crate) struct End {
     incoming: Rc<Pipe>,
     outgoing: Rc<Pipe>,
     registration: Rc<Registration>,
+    resets_on_close: Cell<bool>,
 }
 
 /// Takes a connection that was dialled.
@@ -70,10 +71,11 @@ fn ends() -> (End, End) {
         })
     };
     let (there, back) = (pipe(&other, &one), pipe(&one, &other));
-    (
-        End { incoming: Rc::clone(&back), outgoing: Rc::clone(&there), registration: one },
-        End { incoming: there, outgoing: back, registration: other },
-    )
+    let end = |incoming: &Rc<Pipe>, outgoing: &Rc<Pipe>, registration| {
+        let (incoming, outgoing) = (Rc::clone(incoming), Rc::clone(outgoing));
+        End { incoming, outgoing, registration, resets_on_close: Cell::new(false) }
+    };
+    (end(&back, &there, one), end(&there, &back, other))
 }
 
 impl End {
@@ -81,13 +83,17 @@ impl End {
         self.registration.twin()
     }
 
-    /// Breaks the connection: both ends see a reset.
-    pub(crate) fn reset(&self) {
+    /// Breaks the connection: both ends see a reset, and what is under way is lost.
+    fn reset(&self) {
         for pipe in [&self.incoming, &self.outgoing] {
             pipe.reset.set(true);
             pipe.reader.simulate(true, true, true);
             pipe.writer.simulate(true, true, true);
         }
+    }
+
+    pub(super) fn reset_on_close(&self) {
+        self.resets_on_close.set(true);
     }
 
     pub(super) fn shutdown(&self, _: Shutdown) -> io::Result<()> {
@@ -102,6 +108,14 @@ impl Stream {
     pub(crate) fn reset(&self) {
         if let Io::Memory(end) = &self.io {
             end.reset();
+        }
+    }
+
+    /// Takes nothing more from the peer, whose writes fail from now on; what was sent to it can still be read.
+    pub(crate) fn stop_reading(&self) {
+        if let Io::Memory(End { incoming, .. }) = &self.io {
+            incoming.reset.set(true);
+            incoming.writer.simulate(false, true, false);
         }
     }
 }
@@ -155,6 +169,10 @@ impl Write for &End {
 
 impl Drop for End {
     fn drop(&mut self) {
+        // As TCP does: to close with unread input is a reset.
+        if self.resets_on_close.get() || !self.incoming.bytes.borrow().is_empty() {
+            return self.reset();
+        }
         self.outgoing.closed.set(true);
         self.outgoing.reader.simulate(true, true, true);
         self.incoming.reset.set(true);
