@@ -326,3 +326,26 @@ fn a_first_process_waits_for_strangers() {
 fn is_root() -> bool {
     Process::this().status("Uid").is_some_and(|uids| uids.starts_with("0\t"))
 }
+
+/// Nobody is left hanging in a queue that is no longer served.
+#[test]
+fn a_proxy_that_quits_refuses_whoever_comes() {
+    let (arrived, has_arrived) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    let may_go = std::sync::Mutex::new(may_go);
+    let origin = Origin::start(move |mut wire, _| {
+        wire.request();
+        arrived.send(()).expect("the test listens");
+        receive(&may_go.lock().expect("one at a time"));
+        wire.send(ok("done"));
+    });
+    let mut proxy = Proxy::before_with(&origin, "worker_processes: 2");
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    receive(&has_arrived);
+    proxy.signal(Signal::SIGQUIT);
+    eventually("no one is let in", || std::net::TcpStream::connect(proxy.address()).is_err());
+    go.send(()).expect("the origin listens");
+    assert_eq!(client.response().text(), "done");
+    assert_eq!(proxy.wait_exit(), 0);
+}

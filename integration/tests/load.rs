@@ -120,6 +120,32 @@ fn a_flood_does_not_disturb_requests_in_flight() {
     assert_eq!(client.response().text(), "done");
 }
 
+/// Who waits is let in as soon as another's connection is idle, not when it ends.
+#[test]
+fn a_connection_that_falls_idle_makes_room() {
+    let (arrived, has_arrived) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    let may_go = Mutex::new(may_go);
+    let origin = Origin::start(move |mut wire, _| {
+        while wire.request().is_some() {
+            arrived.send(()).expect("the test listens");
+            receive(&may_go.lock().expect("one at a time"));
+            wire.send(ok("done"));
+        }
+    });
+    let proxy = Proxy::before_with(&origin, "limits: {connections: 1}");
+    let mut first = proxy.client();
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    receive(&has_arrived);
+    let mut second = proxy.client();
+    second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    go.send(()).expect("the origin listens");
+    assert_eq!(first.response().text(), "done");
+    receive(&has_arrived);
+    go.send(()).expect("the origin listens");
+    assert_eq!(second.response().text(), "done");
+}
+
 /// Connections that say nothing cost no memory to speak of.
 #[test]
 fn silent_connections_are_cheap() {

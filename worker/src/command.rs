@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::future::poll_fn;
 use std::io;
@@ -48,7 +48,7 @@ pub(crate) struct Worker {
     channel: Channel,
     channel_ready: Registration,
     downstream: Rc<Downstream>,
-    gates: Vec<Gate>,
+    gates: RefCell<Vec<Gate>>,
     servers: Rc<Servers>,
     helper: Option<Rc<Helper>>,
     log: Logger,
@@ -105,7 +105,7 @@ impl Worker {
             channel,
             channel_ready,
             downstream,
-            gates,
+            gates: RefCell::new(gates),
             servers,
             helper,
             log,
@@ -177,7 +177,13 @@ impl Worker {
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.channel_ready.drained(),
-                Err(error) => warn!(self.log, "the master says what can't be understood"; "reason" => %error),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    warn!(self.log, "the master says what can't be understood"; "reason" => %error);
+                }
+                Err(error) => {
+                    error!(self.log, "cannot hear the master: serving on without it"; "reason" => %error);
+                    return;
+                }
             }
         }
     }
@@ -209,7 +215,7 @@ impl Worker {
 
     fn set_gates(&self) {
         let is_served = |seat| self.zone.seat_is_served(seat, clock::now());
-        for gate in &self.gates {
+        for gate in self.gates.borrow().iter() {
             if let Err(error) = gate.set(&self.downstream, self.seat, is_served) {
                 error!(self.log, "cannot accept from a listening socket"; "reason" => %error);
             }
@@ -220,6 +226,9 @@ impl Worker {
         if !self.downstream.is_draining() {
             self.process.state.set(State::Draining);
             self.downstream.drain();
+            // Each acceptor has its own descriptor and closes it once its queue is empty: a socket that stays open and is
+            // accepted from by nobody would go on getting its share.
+            self.gates.take();
             self.servers.clear();
         }
     }
@@ -243,7 +252,12 @@ impl Worker {
     }
 }
 
-/// How many descriptors this process has open, not counting the one that looks.
+/// How many descriptors this process has open.
 fn open_descriptors() -> io::Result<u64> {
-    Ok(fs::read_dir("/proc/self/fd")?.count().saturating_sub(1) as u64)
+    const LIST: &str = "/proc/self/fd";
+    // Since Linux 6.2 the directory's size is their number. Before, they are counted, without the one that looks.
+    match fs::metadata(LIST)?.len() {
+        0 => Ok(fs::read_dir(LIST)?.count().saturating_sub(1) as u64),
+        count => Ok(count),
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A worker accepts from the sockets of its own seat, and from those of a seat that no living worker serves.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -61,7 +61,29 @@ pub(crate) struct Gate {
     /// Whose socket it is; all workers accept from one that is nobody's.
     seat: Option<Seat>,
     door: Rc<Door>,
+    /// Of the last opening, whether it is to last: each has its own, so that one which ends late ends nothing else.
+    is_open: RefCell<Rc<Cell<bool>>>,
+}
+
+/// An open gate; dropped, it is shut, however that comes.
+struct Opening {
+    downstream: Rc<Downstream>,
     is_open: Rc<Cell<bool>>,
+}
+
+impl Opening {
+    fn new(downstream: &Rc<Downstream>, is_open: &Rc<Cell<bool>>) -> Opening {
+        downstream.gates_open.set(downstream.gates_open.get() + 1);
+        is_open.set(true);
+        Opening { downstream: Rc::clone(downstream), is_open: Rc::clone(is_open) }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.is_open.set(false);
+        self.downstream.gates_open.set(self.downstream.gates_open.get() - 1);
+    }
 }
 
 impl Gate {
@@ -78,7 +100,7 @@ impl Gate {
             socket,
             seat: (!is_shared).then_some(Seat(seat)),
             door: Rc::clone(&door),
-            is_open: Rc::default(),
+            is_open: RefCell::default(),
         };
         (0..).zip(sockets).map(gate).collect()
     }
@@ -94,13 +116,15 @@ impl Gate {
         is_served: impl FnOnce(Seat) -> bool,
     ) -> std::io::Result<()> {
         let should_open = self.seat.is_none_or(|seat| seat == own || !is_served(seat));
-        if should_open && !self.is_open.get() && !downstream.is_draining() {
+        let is_open = self.is_open.borrow().get();
+        if should_open && !is_open && !downstream.is_draining() {
             let listener = Listener::new(self.socket.as_fd().try_clone_to_owned()?, self.seat.is_none())?;
-            self.is_open.set(true);
-            downstream.gates_open.set(downstream.gates_open.get() + 1);
-            let (downstream, door, is_open) = (Rc::clone(downstream), Rc::clone(&self.door), Rc::clone(&self.is_open));
-            executor::spawn(downstream.accept_from(listener, door, is_open));
-        } else if !should_open && self.is_open.replace(false) {
+            let is_open = Rc::default();
+            let opening = Opening::new(downstream, &is_open);
+            self.is_open.replace(is_open);
+            executor::spawn(Rc::clone(downstream).accept_from(listener, Rc::clone(&self.door), opening));
+        } else if !should_open && is_open {
+            self.is_open.borrow().set(false);
             downstream.orders.raise();
         }
         Ok(())
@@ -109,21 +133,32 @@ impl Gate {
 
 impl Downstream {
     /// Takes connections until the gate is shut, or the worker drains and the queue is empty.
-    async fn accept_from(self: Rc<Downstream>, listener: Listener, door: Rc<Door>, is_open: Rc<Cell<bool>>) {
+    async fn accept_from(self: Rc<Downstream>, mut listener: Listener, door: Rc<Door>, opening: Opening) {
         let timer = Timer::new();
-        let has_orders = || self.is_draining.get() || !is_open.get();
+        let has_orders = || self.is_draining.get() || !opening.is_open.get();
         loop {
             first(listener.arrival(), self.orders.until(has_orders)).await;
-            let is_dry = self.take_some(&listener, &door, &timer).await;
+            let is_dry = self.take_some(&mut listener, &door, &timer).await;
             // A gate that another worker has taken over is shut at once: its queue is theirs.
-            if !is_open.get() || self.is_draining.get() && is_dry {
+            if !opening.is_open.get() || self.is_draining.get() && is_dry {
                 break;
             }
             executor::yield_now().await;
         }
+        // The socket first: when the last gate is shut, none may be open.
         drop(listener);
-        is_open.set(false);
-        self.gates_open.set(self.gates_open.get() - 1);
+    }
+
+    /// Waits until someone leaves. Who was accepted waits here, those behind it in the queue, which the kernel bounds, or
+    /// for another worker that has room. False when the socket can't be watched any more.
+    async fn wait_for_room(&self, listener: &mut Listener) -> bool {
+        listener.pause();
+        self.vacancy.until(|| self.has_room()).await;
+        let resumed = listener.resume();
+        if let Err(error) = &resumed {
+            slog::error!(self.logger, "cannot accept from a listening socket"; "reason" => %error);
+        }
+        resumed.is_ok()
     }
 
     /// A connection has come in.
@@ -135,12 +170,13 @@ impl Downstream {
     }
 
     /// Takes a turn's worth of connections; says whether the queue is empty.
-    async fn take_some(self: &Rc<Downstream>, listener: &Listener, door: &Rc<Door>, timer: &Timer) -> bool {
+    async fn take_some(self: &Rc<Downstream>, listener: &mut Listener, door: &Rc<Door>, timer: &Timer) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             match listener.try_accept() {
                 Ok(Some((stream, peer))) => {
-                    // This one waits here for someone to leave, and those behind it in the queue, which the kernel bounds.
-                    self.vacancy.until(|| self.has_room()).await;
+                    if !self.has_room() && !self.wait_for_room(listener).await {
+                        return false;
+                    }
                     self.admit(stream, peer, door);
                 }
                 Ok(None) => return true,

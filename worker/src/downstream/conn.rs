@@ -133,7 +133,7 @@ async fn linger(stream: &Stream, timer: &Timer) {
     }
     let end = clock::now().saturating_add(LINGER_TOTAL);
     let mut rest = Buffer::new();
-    loop {
+    while clock::now() < end {
         let due = clock::now().saturating_add(LINGER_SILENCE).min(end);
         if !matches!(timer.until(due, stream.read(rest.spare())).await, Ok(Ok(1..))) {
             return;

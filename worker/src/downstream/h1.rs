@@ -271,7 +271,7 @@ struct Reply<'a> {
     is_head: bool,
     is_last: bool,
     is_draining: &'a Cell<bool>,
-    /// How many bytes had been sent when the final response began.
+    /// How many writes had been begun when the final response began.
     begun_at: Option<u64>,
     /// Only the connection's end tells the client where the body ends.
     ends_with_connection: bool,
@@ -281,7 +281,7 @@ struct Reply<'a> {
 impl Reply<'_> {
     /// How a body of which the server says `length` is framed for this client, and who the client is.
     fn begin_with(&mut self, length: BodyLength) -> (BodyLength, hop::Client) {
-        self.begun_at = Some(self.sent.wire.get());
+        self.begun_at = Some(self.sent.writes.get());
         let framed = match length {
             // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
             BodyLength::Chunked | BodyLength::UntilClose if self.minor == 0 => BodyLength::UntilClose,
@@ -332,7 +332,7 @@ impl Respond for Reply<'_> {
     }
 
     fn has_begun(&self) -> bool {
-        self.begun_at.is_some_and(|before| self.sent.wire.get() > before)
+        self.begun_at.is_some_and(|before| self.sent.writes.get() > before)
     }
 
     fn close_after(&mut self) {

@@ -49,7 +49,7 @@ pub(crate) struct Downstream {
     gates_open: Cell<usize>,
     /// How many connections were accepted: the last one's number.
     accepted: Cell<u64>,
-    /// A connection was closed.
+    /// A connection was closed, or may be.
     vacancy: Signal,
     /// A gate is to close.
     orders: Signal,
@@ -80,7 +80,7 @@ impl Downstream {
         }
     }
 
-    /// Closes connections that have waited for too long.
+    /// Closes connections that have waited for too long, and has those looked at again that wait for room.
     pub(crate) fn sweep(self: &Rc<Downstream>) {
         let now = clock::now();
         // Dropped outside of the borrow: whoever waits for the vacancy may ask the table at once.
@@ -90,6 +90,7 @@ impl Downstream {
                 self.drivers.assign(self, connection);
             }
         }
+        self.vacancy.raise();
     }
 
     /// Closes the connection that has waited for the longest time between requests, or else for its first one; false
@@ -149,5 +150,7 @@ impl Downstream {
             due = due.min(clock::now() + DRAIN_GRACE);
         }
         self.idle.borrow_mut().put(connection, waiting, due);
+        // It can be closed for another now.
+        self.vacancy.raise();
     }
 }

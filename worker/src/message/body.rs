@@ -25,7 +25,8 @@ pub(crate) trait Source {
     /// it directly. Only offered when none of the payload is held in memory.
     fn direct(&self) -> Option<(&Stream, u64)>;
 
-    /// So many bytes, at most as many as offered, were taken directly.
+    /// So many bytes, at most as many as offered, were taken directly. It is told at once, not when all were: a transfer
+    /// may be given up at any time.
     fn took(&mut self, count: u64);
 
     /// Waits until a direct transfer can go on.
@@ -66,7 +67,7 @@ pub(crate) trait Sink {
     async fn finish(&mut self, trailers: &[u8]) -> Result<(), Fault>;
 
     /// Makes ready for `count` bytes of payload that will be put on [`Sink::socket`] directly; false when this can't be
-    /// done. Once they have been, [`Sink::put`] is called.
+    /// done. [`Sink::put`] is called for each part of them.
     ///
     /// # Errors
     /// As [`Sink::write`].
@@ -75,7 +76,7 @@ pub(crate) trait Sink {
     /// The socket that the body goes to.
     fn socket(&self) -> &Stream;
 
-    /// The announced bytes were put on the socket.
+    /// So many of the announced bytes were put on the socket.
     fn put(&mut self, count: u64);
 
     /// Waits until a direct transfer can go on.

@@ -48,6 +48,8 @@ pub(crate) enum Known {
     Host,
     Http2Settings,
     KeepAlive,
+    /// A forwarding field with `_` for `-`: gateways of other protocols take it for the real one.
+    Lookalike,
     ProxyConnection,
     Te,
     Trailer,
@@ -90,12 +92,24 @@ impl Known {
             (17, b'x') => (b"x-forwarded-proto", XForwardedProto),
             _ => return Other,
         };
-        if name.eq_ignore_ascii_case(candidate) { known } else { Other }
+        if name.eq_ignore_ascii_case(candidate) {
+            known
+        } else if first | 0x20 == b'x' && candidate.len() == name.len() && is_lookalike(name, candidate) {
+            Lookalike
+        } else {
+            Other
+        }
     }
 
     const fn bit(self) -> u32 {
         1 << self as u8
     }
+}
+
+/// Whether `name` is `candidate`, in any case, but for `_` instead of `-`.
+fn is_lookalike(name: &[u8], candidate: &[u8]) -> bool {
+    let same = |(&a, &b): (&u8, &u8)| a.to_ascii_lowercase() == b || a == b'_' && b == b'-';
+    name.iter().zip(candidate).all(same)
 }
 
 /// A header field.
@@ -264,6 +278,7 @@ mod tests {
             ("X-Forwarded-Hose", Known::Other),
             ("transfer-encoding", Known::TransferEncoding),
             ("transfer_encoding", Known::Other),
+            ("X_Forwarded-For", Known::Lookalike),
             ("", Known::Other),
         ] {
             assert_eq!(Known::of(name.as_bytes()), known, "{name}");

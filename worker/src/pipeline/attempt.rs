@@ -91,6 +91,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     async fn once(&mut self, server: &Rc<Server>, fresh: bool, was_reused: &mut bool) -> Result<(), Fault> {
         self.exchange.attempt_started = clock::now();
         (self.exchange.upstream_status, self.exchange.header_time) = (None, None);
+        self.exchange.upstream_sent = 0;
         self.write_greeting();
         let patience = Patience { step: self.limits.connect, deadline: self.deadline };
         let lease = Lease::take(server, fresh, &self.desk.draft, &self.desk.downward, patience);
@@ -98,7 +99,9 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         *was_reused = lease.is_reused;
         self.exchange.connect_time = self.exchange.since_attempt();
         self.write_head();
-        let outcome = self.over(&lease).await;
+        let sent = Sent::default();
+        let outcome = self.over(&lease, &sent).await;
+        self.exchange.upstream_sent += sent.wire.get();
         self.exchange.response_time = self.exchange.since_attempt();
         if outcome? {
             lease.keep(self.upstream());
@@ -139,15 +142,14 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     }
 
     /// The exchange on a leased connection. Says whether the connection may carry another.
-    async fn over(&mut self, lease: &Lease) -> Result<bool, Fault> {
+    async fn over(&mut self, lease: &Lease, sent: &Sent) -> Result<bool, Fault> {
         let Attempt { asked, limits, deadline, exchange, body, reply, desk, .. } = self;
         let Desk { to_server, inbox, response, upward, downward, clock: date, .. } = &mut **desk;
         let request = asked.request;
         let patience = |step| Patience { step, deadline: *deadline };
-        let sent = Sent::default();
         let sending = lease.link(upward, patience(limits.upstream_send));
         let receiving = lease.link(downward, patience(limits.upstream_read));
-        let mut writer = Writer::new(sending, to_server, request.head.body, &sent);
+        let mut writer = Writer::new(sending, to_server, request.head.body, sent);
         let presence = reply.presence();
 
         let upload = pin!(relay::copy(*body, &mut writer));
@@ -189,7 +191,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             let traffic = tunnel::Traffic::default();
             let ended = tunnel::run(reply.tunnel(), server, limits.tunnel_idle, &traffic).await;
             reply.tunnelled(traffic.to_client.get());
-            exchange.upstream_sent = sent.wire.get() + traffic.to_server.get();
+            exchange.upstream_sent = traffic.to_server.get();
             exchange.upstream_received = response.bytes as u64 + traffic.to_client.get();
             return ended.map(|()| false);
         }
@@ -202,7 +204,6 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let download = unless_gone(&presence, relay::copy(&mut reader, *reply));
         // A server that answers may leave the rest of the request unread: how long the answer may take is another limit.
         let outcome = upload.during(download, |fault| fault.side != Side::Server).await;
-        exchange.upstream_sent = sent.wire.get();
         exchange.upstream_received = response.bytes as u64 + reader.bytes_taken();
         outcome??;
         let sent_all = matches!(upload.outcome, Some(Ok(())));

@@ -21,6 +21,10 @@ pub(crate) fn write_request(request: Request<'_>, target: &[u8], host: &[u8], ou
         known => !is_of_hop(known) && !is_forwarding(known),
     };
     write_fields(&head.fields, request.bytes, head.bytes, head.names_fields, keep, out);
+    if head.body == BodyLength::None && head.fields.has(Known::ContentLength) {
+        // RFC 9110 §8.6: some servers ask for a length even of nothing.
+        write_number(b"Content-Length", 0, out);
+    }
     write_length(head.body, out);
     if head.upgrade {
         write_upgrade(&head.fields, request.bytes, out);
@@ -127,7 +131,10 @@ fn is_of_hop(known: Known) -> bool {
 /// Fields that say whom a request comes from: written anew by the middleware that knows whom to believe.
 fn is_forwarding(known: Known) -> bool {
     use Known::*;
-    matches!(known, Forwarded | Via | XForwardedFor | XForwardedHost | XForwardedPort | XForwardedProto | XRequestId)
+    matches!(
+        known,
+        Lookalike | Forwarded | Via | XForwardedFor | XForwardedHost | XForwardedPort | XForwardedProto | XRequestId
+    )
 }
 
 /// Appends the lines of the kept fields as they came. Kept lines that are neighbours go in one piece.
@@ -139,7 +146,9 @@ fn write_fields(
     keep: impl Fn(Known) -> bool,
     out: &mut Vec<u8>,
 ) {
-    let is_kept = |field: &Field| keep(field.known) && !(names_fields && is_named(fields, bytes, field));
+    // What frames a message is not a field of the hop because someone says so.
+    let may_go = |field: &Field| names_fields && field.known != Known::ContentLength && is_named(fields, bytes, field);
+    let is_kept = |field: &Field| keep(field.known) && !may_go(field);
     let mut run_start = None;
     for field in fields.iter() {
         match (run_start, is_kept(field)) {
@@ -192,6 +201,8 @@ mod tests {
             ("Transfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\n"),
             ("content-length: 007\r\n", "Content-Length: 7\r\n"),
             ("Expect: 100-continue\r\n", "Expect: 100-continue\r\n"),
+            ("Content-Length: 0\r\n", "Content-Length: 0\r\n"),
+            ("X_Forwarded_For: evil\r\nX-Real_IP: 1\r\n", "X-Real_IP: 1\r\n"),
         ] {
             let bytes = format!("GET /x HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
             let mut head = RequestHead::default();
@@ -226,6 +237,13 @@ mod tests {
                 BodyLength::None,
                 Client { minor: 0, keep_alive: true },
                 "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nDate: x\r\nConnection: keep-alive\r\n\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: content-length\r\nDate: x\r\n\r\n",
+                false,
+                BodyLength::None,
+                keep,
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: x\r\n\r\n",
             ),
             (
                 "HTTP/1.1 204 None\r\nContent-Length: 5\r\nDate: x\r\n\r\n",

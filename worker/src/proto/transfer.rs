@@ -76,27 +76,27 @@ impl Link<'_> {
         read
     }
 
-    /// Writes all of `parts`; says how many bytes that was.
-    pub(crate) async fn write_all(&self, mut parts: &mut [IoSlice<'_>], stage: Stage) -> Result<u64, Fault> {
-        let mut total = 0;
+    /// Writes all of `parts`, and counts what was written in `sent`, however far it comes.
+    async fn write_all(&self, mut parts: &mut [IoSlice<'_>], sent: &Sent) -> Result<(), Fault> {
+        sent.writes.set(sent.writes.get() + 1);
         while !parts.is_empty() {
             // Most writes find room, and need no timer.
             let written = match self.stream.try_write(parts) {
                 Ok(None) => {
                     let write = std::future::poll_fn(|cx| self.stream.poll_write(cx, parts));
-                    self.wait(stage, write).await?.map(Some)
+                    self.wait(Stage::Send, write).await?.map(Some)
                 }
                 written => written,
             };
             match written {
-                Ok(None | Some(0)) | Err(_) => return Err(self.fault(stage, Kind::Closed)),
+                Ok(None | Some(0)) | Err(_) => return Err(self.fault(Stage::Send, Kind::Closed)),
                 Ok(Some(count)) => {
-                    total += count as u64;
+                    sent.wire.set(sent.wire.get() + count as u64);
                     IoSlice::advance_slices(&mut parts, count);
                 }
             }
         }
-        Ok(total)
+        Ok(())
     }
 }
 
@@ -214,7 +214,9 @@ impl<'a> Reader<'a> {
     /// Reads more; false at the end of the connection.
     async fn read_more(&mut self) -> Result<bool, Fault> {
         if !self.leading.is_empty() {
-            self.buffer = Some(Buffer::holding(self.leading));
+            let mut buffer = Buffer::holding(self.leading);
+            buffer.make_room(self.trailer_limit + 1);
+            self.buffer = Some(buffer);
             self.leading = &[];
         }
         Ok(self.from.read(&mut self.buffer, Stage::Body).await? > 0)
@@ -395,6 +397,8 @@ pub(crate) struct Writer<'a> {
     /// The head, until it was sent; then framing that goes with the next write.
     held: &'a mut Vec<u8>,
     length: BodyLength,
+    /// Payload that will be put on the socket directly and was not yet.
+    announced: u64,
     sent: &'a Sent,
 }
 
@@ -405,19 +409,14 @@ pub(crate) struct Sent {
     pub(crate) wire: Cell<u64>,
     /// Bytes of payload.
     pub(crate) payload: Cell<u64>,
-}
-
-impl Sent {
-    fn add(&self, wire: u64, payload: u64) {
-        self.wire.set(self.wire.get() + wire);
-        self.payload.set(self.payload.get() + payload);
-    }
+    /// Writes begun: after one, something may be on its way, however it ended.
+    pub(crate) writes: Cell<u64>,
 }
 
 impl<'a> Writer<'a> {
     /// Writes the head in `held` and after it a body framed as `length` says.
     pub(crate) fn new(to: Link<'a>, held: &'a mut Vec<u8>, length: BodyLength, sent: &'a Sent) -> Writer<'a> {
-        Writer { to, held, length, sent }
+        Writer { to, held, length, announced: 0, sent }
     }
 
     /// The head that is held back, to be written into.
@@ -439,16 +438,16 @@ impl<'a> Writer<'a> {
         let written = if !self.held.is_empty() && payload.len() <= COPIED_BYTES_MAX {
             self.held.extend_from_slice(payload);
             self.held.extend_from_slice(after);
-            self.to.write_all(&mut [IoSlice::new(self.held)], Stage::Send).await
+            self.to.write_all(&mut [IoSlice::new(self.held)], self.sent).await
         } else {
             let parts = &mut [IoSlice::new(self.held), IoSlice::new(payload), IoSlice::new(after)];
             let first = usize::from(self.held.is_empty());
             let last = if after.is_empty() { 2 } else { 3 };
-            self.to.write_all(&mut parts[first..last], Stage::Send).await
+            self.to.write_all(&mut parts[first..last], self.sent).await
         };
         self.held.clear();
-        self.sent.add(written?, payload.len() as u64);
-        Ok(())
+        self.sent.payload.set(self.sent.payload.get() + payload.len() as u64);
+        written
     }
 }
 
@@ -484,6 +483,7 @@ impl Sink for Writer<'_> {
             (BodyLength::Exactly(_) | BodyLength::UntilClose, _) => {}
         }
         self.flush().await?;
+        self.announced = count;
         Ok(true)
     }
 
@@ -492,8 +492,10 @@ impl Sink for Writer<'_> {
     }
 
     fn put(&mut self, count: u64) {
-        self.sent.add(count, count);
-        if self.length == BodyLength::Chunked {
+        self.sent.wire.set(self.sent.wire.get() + count);
+        self.sent.payload.set(self.sent.payload.get() + count);
+        self.announced -= count.min(self.announced);
+        if self.announced == 0 && self.length == BodyLength::Chunked {
             self.held.extend_from_slice(b"\r\n");
         }
     }

@@ -11,9 +11,12 @@ use crate::message::body::{Sink, Source};
 use crate::message::fault::Fault;
 use crate::runtime::executor;
 use crate::runtime::sync::now;
+use splice::Pipe;
 
 /// Payload of fewer bytes than this is copied: making a pipe ready costs more than it saves.
 const DIRECT_BYTES_MIN: u64 = 32 * 1024;
+/// What a piece counts for at least, in bytes: a body of single bytes costs by the piece.
+const PIECE_BYTES_MIN: u64 = 1024;
 /// How much one task moves before others have their turn, in bytes.
 const TURN_BYTES_MAX: u64 = 512 * 1024;
 
@@ -27,11 +30,10 @@ pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Resu
         if let Some((from, count)) = source.direct()
             && count >= DIRECT_BYTES_MIN
             && from.descriptor().is_some()
+            && let Ok(pipe) = Pipe::take()
             && sink.announce(count).await?
         {
-            splice::transfer(source, from, sink, count).await?;
-            source.took(count);
-            sink.put(count);
+            splice::transfer(pipe, source, sink, count).await?;
         }
         let payload = {
             let mut next = pin!(source.next());
@@ -46,7 +48,7 @@ pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Resu
         };
         match payload? {
             Some(payload) => {
-                moved += payload.len() as u64;
+                moved += (payload.len() as u64).max(PIECE_BYTES_MIN);
                 sink.write(payload).await?;
             }
             None => return sink.finish(source.trailers()).await,

@@ -83,23 +83,34 @@ impl Pipe {
     }
 }
 
-/// Moves `count` bytes that lie unframed on `from` to the sink's socket.
+/// Moves `count` bytes, which the source offers directly, to the sink's socket through an empty pipe.
 ///
 /// # Errors
 /// The fault of whichever side failed first.
-pub(super) async fn transfer(source: &impl Source, from: &Stream, sink: &impl Sink, count: u64) -> Result<(), Fault> {
-    let mut pipe = Pipe::take().map_err(|_| Fault::proxy(crate::message::fault::Kind::Exhausted))?;
+pub(super) async fn transfer(
+    mut pipe: Pipe,
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    count: u64,
+) -> Result<(), Fault> {
     let (mut left, mut moved) = (count, 0);
     while left > 0 {
+        let Some((from, _)) = source.direct() else { return Err(source.gone()) };
         match pipe.fill(from, left) {
             Ok(0) => return Err(source.gone()),
-            Ok(taken) => left -= taken as u64,
+            Ok(taken) => {
+                source.took(taken as u64);
+                left -= taken as u64;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => source.readable().await?,
             Err(_) => return Err(source.gone()),
         }
         while !pipe.is_empty() {
             match pipe.drain(sink.socket()) {
-                Ok(put) => moved += put as u64,
+                Ok(put) => {
+                    sink.put(put as u64);
+                    moved += put as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sink.writable().await?,
                 Err(_) => return Err(sink.gone()),
             }

@@ -286,6 +286,7 @@ pub(crate) type Peer = Option<SocketAddr>;
 pub(crate) struct Listener {
     io: ListenerIo,
     registration: Registration,
+    is_shared: bool,
 }
 
 enum ListenerIo {
@@ -305,13 +306,26 @@ impl Listener {
             Some(AddressFamily::Unix) => ListenerIo::Unix(UnixListener::from_std(socket.into())),
             _ => ListenerIo::Tcp(TcpListener::from_std(socket.into())),
         };
-        let registration = match &mut io {
-            ListenerIo::Tcp(socket) if shared => watch_exclusively(socket.as_fd())?,
-            ListenerIo::Unix(socket) if shared => watch_exclusively(socket.as_fd())?,
-            ListenerIo::Tcp(socket) => Registration::new(socket, Interest::READABLE)?,
-            ListenerIo::Unix(socket) => Registration::new(socket, Interest::READABLE)?,
-        };
-        Ok(Listener { io, registration })
+        let registration = io.watch(shared)?;
+        Ok(Listener { io, registration, is_shared: shared })
+    }
+
+    /// Leaves arrivals to the other workers, if there are any.
+    pub(crate) fn pause(&mut self) {
+        if self.is_shared {
+            self.io.forget();
+        }
+    }
+
+    /// Undoes [`Listener::pause`].
+    ///
+    /// # Errors
+    /// When it can't be watched.
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
+        if self.is_shared {
+            self.registration = self.io.watch(true)?;
+        }
+        Ok(())
     }
 
     /// Accepts a connection without waiting; `None` when no one is in the queue.
@@ -358,7 +372,22 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        match &mut self.io {
+        self.io.forget();
+    }
+}
+
+impl ListenerIo {
+    fn watch(&mut self, is_shared: bool) -> io::Result<Registration> {
+        match self {
+            ListenerIo::Tcp(socket) if is_shared => watch_exclusively(socket.as_fd()),
+            ListenerIo::Unix(socket) if is_shared => watch_exclusively(socket.as_fd()),
+            ListenerIo::Tcp(socket) => Registration::new(socket, Interest::READABLE),
+            ListenerIo::Unix(socket) => Registration::new(socket, Interest::READABLE),
+        }
+    }
+
+    fn forget(&mut self) {
+        match self {
             ListenerIo::Tcp(socket) => reactor::forget(socket),
             ListenerIo::Unix(socket) => reactor::forget(socket),
         }
