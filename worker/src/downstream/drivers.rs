@@ -12,7 +12,7 @@ use crate::pipeline::Desk;
 use crate::runtime::executor;
 
 /// How many drivers wait for work; more than that end when theirs is done.
-const WAITING_DRIVERS_MAX: usize = 64;
+const WAITING_DRIVERS_MAX: usize = 256;
 
 /// The drivers that have nothing to do; the one that worked last is the first to get work.
 #[derive(Default)]
