@@ -266,3 +266,20 @@ routes: [{{match: {{path: {{prefix: /}}}}, upstream: app}}]",
         }
     }
 }
+
+/// RFC 9110 §7.6.2: an OPTIONS goes as many hops as it says.
+#[test]
+fn an_options_request_goes_no_further_than_it_may() {
+    let origin = Origin::answering(ok("through"));
+    let proxy = Proxy::before(&origin);
+    let mut client = proxy.client();
+    client.send("OPTIONS /a HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n\r\n");
+    assert_eq!(client.response().text(), "through");
+    client.send("OPTIONS /b HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.text().as_str()), (200, ""));
+    assert!(answer.field("Allow").expect("the methods").contains("GET"));
+    let requests = origin.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert_eq!(requests[0].field("Max-Forwards"), Some("1"));
+}

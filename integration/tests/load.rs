@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Mutex;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use integration::{Origin, Proxy, Wire, eventually, ok, raise_descriptor_limit, receive};
 
@@ -86,10 +86,8 @@ routes: [{{match: {{path: {{prefix: /}}}}, respond: {{status: 200, body: 'hi'}}}
     assert_eq!(proxy.stats().total("idle_evicted"), MORE as u64);
 }
 
-/// Connections at work are not thrown out for those that come.
-#[test]
-fn a_flood_does_not_disturb_requests_in_flight() {
-    const ROOM: usize = 10;
+/// An origin that says when a request has come, and answers it when told to.
+fn answering_when_told() -> (Origin, Receiver<()>, Sender<()>) {
     let (arrived, has_arrived) = mpsc::channel();
     let (go, may_go) = mpsc::channel();
     let may_go = Mutex::new(may_go);
@@ -100,6 +98,14 @@ fn a_flood_does_not_disturb_requests_in_flight() {
             wire.send(ok("done"));
         }
     });
+    (origin, has_arrived, go)
+}
+
+/// Connections at work are not thrown out for those that come.
+#[test]
+fn a_flood_does_not_disturb_requests_in_flight() {
+    const ROOM: usize = 10;
+    let (origin, has_arrived, go) = answering_when_told();
     let proxy = Proxy::before_with(&origin, &format!("limits: {{connections: {ROOM}}}"));
     let mut busy: Vec<_> = (0..ROOM).map(|_| proxy.client()).collect();
     for client in &mut busy {
@@ -123,16 +129,7 @@ fn a_flood_does_not_disturb_requests_in_flight() {
 /// Who waits is let in as soon as another's connection is idle, not when it ends.
 #[test]
 fn a_connection_that_falls_idle_makes_room() {
-    let (arrived, has_arrived) = mpsc::channel();
-    let (go, may_go) = mpsc::channel();
-    let may_go = Mutex::new(may_go);
-    let origin = Origin::start(move |mut wire, _| {
-        while wire.request().is_some() {
-            arrived.send(()).expect("the test listens");
-            receive(&may_go.lock().expect("one at a time"));
-            wire.send(ok("done"));
-        }
-    });
+    let (origin, has_arrived, go) = answering_when_told();
     let proxy = Proxy::before_with(&origin, "limits: {connections: 1}");
     let mut first = proxy.client();
     first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -34,6 +34,8 @@ use attempt::Attempt;
 
 pub(crate) use desk::Desk;
 
+/// The methods that a client is told of; others are passed on as well.
+const METHODS: &[u8] = b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 /// How much of a request's body is read that no one wants, in bytes.
 const DISCARDED_BYTES_MAX: u64 = 64 * 1024;
 
@@ -146,6 +148,14 @@ async fn act<S: Source, R: Respond>(
     {
         return Err(Fault::client(Stage::Body, Kind::TooLarge));
     }
+    if asked.request.max_forwards() == Some(0) {
+        // RFC 9110 §7.6.2: the request is for this proxy.
+        exchange.status = 200;
+        desk.draft.clear();
+        desk.page.clear();
+        write_field(b"Allow", METHODS, &mut desk.draft);
+        return answer(200, body, reply, desk).await;
+    }
     match &route.action {
         Action::Upstream(upstream) => {
             Attempt { asked, upstream: *upstream, limits, deadline, exchange, body, reply, desk }.until_answered().await
@@ -214,7 +224,7 @@ async fn explain(
     write_field(b"Content-Type", kind.as_bytes(), &mut desk.draft);
     write_field(b"X-Request-Id", exchange.id.as_bytes(), &mut desk.draft);
     if fault.kind == Kind::Method {
-        write_field(b"Allow", b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS", &mut desk.draft);
+        write_field(b"Allow", METHODS, &mut desk.draft);
     }
     answer(status, body, reply, desk).await
 }

@@ -50,6 +50,7 @@ pub(crate) enum Known {
     KeepAlive,
     /// A forwarding field with `_` for `-`: gateways of other protocols take it for the real one.
     Lookalike,
+    MaxForwards,
     ProxyConnection,
     Te,
     Trailer,
@@ -81,6 +82,7 @@ impl Known {
             (9, b'f') => (b"forwarded", Forwarded),
             (10, b'c') => (b"connection", Connection),
             (10, b'k') => (b"keep-alive", KeepAlive),
+            (12, b'm') => (b"max-forwards", MaxForwards),
             (12, b'x') => (b"x-request-id", XRequestId),
             (14, b'c') => (b"content-length", ContentLength),
             (14, b'h') => (b"http2-settings", Http2Settings),
@@ -227,6 +229,12 @@ impl<'a> Request<'a> {
     /// The first value of a known field.
     pub(crate) fn field(self, known: Known) -> Option<&'a [u8]> {
         self.head.fields.all(known, self.bytes).next()
+    }
+
+    /// How many more hops an OPTIONS may go (RFC 9110 §7.6.2; TRACE goes none).
+    pub(crate) fn max_forwards(self) -> Option<u64> {
+        let value = self.field(Known::MaxForwards).filter(|_| self.method() == b"OPTIONS")?;
+        std::str::from_utf8(value).ok()?.parse().ok()
     }
 
     pub(crate) fn is_head(self) -> bool {

@@ -15,8 +15,10 @@ pub(crate) fn write_request(request: Request<'_>, target: &[u8], host: &[u8], ou
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     out.extend_from_slice(host);
     out.extend_from_slice(b"\r\n");
+    let hops = request.max_forwards();
     let keep = |known| match known {
         Known::Host => false,
+        Known::MaxForwards => hops.is_none(),
         Known::Expect => head.expects_continue,
         known => !is_of_hop(known) && !is_forwarding(known),
     };
@@ -24,6 +26,9 @@ pub(crate) fn write_request(request: Request<'_>, target: &[u8], host: &[u8], ou
     if head.body == BodyLength::None && head.fields.has(Known::ContentLength) {
         // RFC 9110 §8.6: some servers ask for a length even of nothing.
         write_number(b"Content-Length", 0, out);
+    }
+    if let Some(hops) = hops {
+        write_number(b"Max-Forwards", hops.saturating_sub(1), out);
     }
     write_length(head.body, out);
     if head.upgrade {
