@@ -205,16 +205,21 @@ routes: [{{match: {{path: {{prefix: /}}}}, upstream: app}}]"
     }
 }
 
-/// Nothing of such an answer was passed on when it broke off, so the client can still be told.
+/// Who asked is told: by a page while nothing of the answer was passed on, or by a body that is cut.
 #[test]
-fn an_answer_that_ends_after_its_head_is_a_bad_gateway() {
+fn an_answer_that_ends_after_its_head_does_not_go_unsaid() {
     let origin = Origin::start(|mut wire, _| {
         wire.request();
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
     });
     let proxy = Proxy::before(&origin);
-    let mut client = proxy.client();
-    for _ in 0..3 {
-        assert_eq!(client.get("/").status(), 502);
+    for _ in 0..10 {
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        match client.head().status() {
+            502 => {}
+            200 => assert_eq!(client.rest().0, b""),
+            other => panic!("{other}"),
+        }
     }
 }
