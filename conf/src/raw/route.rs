@@ -37,7 +37,6 @@ pub(crate) struct Route {
 /// Which requests a route takes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("anyOf" = [{"required": ["hosts"]}, {"required": ["path"]}]))]
 pub(crate) struct Match {
     /// Hosts, any of which will do, without port: `example.com`, or `*.example.com` for every name below it at any
     /// depth but not itself. A host beyond ASCII is given in its `xn--` form. Default: any host.
