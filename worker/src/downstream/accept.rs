@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 
 use conf::model;
@@ -137,7 +138,7 @@ impl Downstream {
         let timer = Timer::new();
         let has_orders = || self.is_draining.get() || !opening.is_open.get();
         loop {
-            first(listener.arrival(), self.orders.until(has_orders)).await;
+            first(pin!(listener.arrival()), pin!(self.orders.until(has_orders))).await;
             let is_dry = self.take_some(&mut listener, &door, &timer).await;
             // A gate that another worker has taken over is shut at once: its queue is theirs.
             if !opening.is_open.get() || self.is_draining.get() && is_dry {

@@ -69,37 +69,30 @@ impl Known {
     pub(crate) fn of(name: &[u8]) -> Known {
         use Known::*;
         let Some(first) = name.first() else { return Other };
-        let (candidate, known): (&[u8], Known) = match (name.len(), first | 0x20) {
-            (2, b't') => (b"te", Te),
-            (3, b'v') => (b"via", Via),
-            (4, b'd') => (b"date", Date),
-            (4, b'h') => (b"host", Host),
-            (6, b'a') => (b"accept", Accept),
-            (6, b'c') => (b"cookie", Cookie),
-            (6, b'e') => (b"expect", Expect),
-            (7, b't') => (b"trailer", Trailer),
-            (7, b'u') => (b"upgrade", Upgrade),
-            (9, b'f') => (b"forwarded", Forwarded),
-            (10, b'c') => (b"connection", Connection),
-            (10, b'k') => (b"keep-alive", KeepAlive),
-            (12, b'm') => (b"max-forwards", MaxForwards),
-            (12, b'x') => (b"x-request-id", XRequestId),
-            (14, b'c') => (b"content-length", ContentLength),
-            (14, b'h') => (b"http2-settings", Http2Settings),
-            (15, b'x') => (b"x-forwarded-for", XForwardedFor),
-            (16, b'p') => (b"proxy-connection", ProxyConnection),
-            (16, b'x') if name[12] | 0x20 == b'h' => (b"x-forwarded-host", XForwardedHost),
-            (16, b'x') => (b"x-forwarded-port", XForwardedPort),
-            (17, b't') => (b"transfer-encoding", TransferEncoding),
-            (17, b'x') => (b"x-forwarded-proto", XForwardedProto),
-            _ => return Other,
-        };
-        if name.eq_ignore_ascii_case(candidate) {
-            known
-        } else if first | 0x20 == b'x' && candidate.len() == name.len() && is_lookalike(name, candidate) {
-            Lookalike
-        } else {
-            Other
+        match (name.len(), first | 0x20) {
+            (2, b't') => name_is(name, b"te", Te),
+            (3, b'v') => name_is(name, b"via", Via),
+            (4, b'd') => name_is(name, b"date", Date),
+            (4, b'h') => name_is(name, b"host", Host),
+            (6, b'a') => name_is(name, b"accept", Accept),
+            (6, b'c') => name_is(name, b"cookie", Cookie),
+            (6, b'e') => name_is(name, b"expect", Expect),
+            (7, b't') => name_is(name, b"trailer", Trailer),
+            (7, b'u') => name_is(name, b"upgrade", Upgrade),
+            (9, b'f') => name_is(name, b"forwarded", Forwarded),
+            (10, b'c') => name_is(name, b"connection", Connection),
+            (10, b'k') => name_is(name, b"keep-alive", KeepAlive),
+            (12, b'm') => name_is(name, b"max-forwards", MaxForwards),
+            (12, b'x') => name_is(name, b"x-request-id", XRequestId),
+            (14, b'c') => name_is(name, b"content-length", ContentLength),
+            (14, b'h') => name_is(name, b"http2-settings", Http2Settings),
+            (15, b'x') => name_is(name, b"x-forwarded-for", XForwardedFor),
+            (16, b'p') => name_is(name, b"proxy-connection", ProxyConnection),
+            (16, b'x') if name[12] | 0x20 == b'h' => name_is(name, b"x-forwarded-host", XForwardedHost),
+            (16, b'x') => name_is(name, b"x-forwarded-port", XForwardedPort),
+            (17, b't') => name_is(name, b"transfer-encoding", TransferEncoding),
+            (17, b'x') => name_is(name, b"x-forwarded-proto", XForwardedProto),
+            _ => Other,
         }
     }
 
@@ -108,7 +101,23 @@ impl Known {
     }
 }
 
+/// `known` if `name`, a token, is `candidate` in any case. Both are as long.
+///
+/// To set the bit that makes a letter small changes no other byte of a token into one of `candidate`, so that all bytes
+/// are compared at once.
+#[inline(always)]
+fn name_is<const N: usize>(name: &[u8], candidate: &[u8; N], known: Known) -> Known {
+    let Some(name) = name.first_chunk::<N>() else { return Known::Other };
+    let differing = name.iter().zip(candidate).fold(0, |differing, (a, b)| differing | ((a | 0x20) ^ b));
+    match differing {
+        0 => known,
+        _ if candidate[0] == b'x' && is_lookalike(name, candidate) => Known::Lookalike,
+        _ => Known::Other,
+    }
+}
+
 /// Whether `name` is `candidate`, in any case, but for `_` instead of `-`.
+#[cold]
 fn is_lookalike(name: &[u8], candidate: &[u8]) -> bool {
     let same = |(&a, &b): (&u8, &u8)| a.to_ascii_lowercase() == b || a == b'_' && b == b'-';
     name.iter().zip(candidate).all(same)

@@ -56,16 +56,24 @@ impl RequestIds {
     pub(crate) fn make(&mut self) -> RequestId {
         let mut bytes = [0; REQUEST_ID_BYTES_MAX];
         let random = self.0.u128(..).to_be_bytes();
-        for (pair, byte) in bytes[..MADE_BYTES].chunks_exact_mut(2).zip(random) {
-            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        for (pair, byte) in bytes[..MADE_BYTES].as_chunks_mut().0.iter_mut().zip(random) {
+            *pair = DIGITS[usize::from(byte)];
         }
         RequestId { bytes, length: MADE_BYTES }
     }
 }
 
-fn digit(nibble: u8) -> u8 {
-    b"0123456789abcdef"[usize::from(nibble)]
-}
+/// The hexadecimal digits of each byte.
+static DIGITS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ use conf::value::IpNet;
 
 use crate::message::head::{Known, Request};
 use crate::proto::h1::list_elements;
+use crate::proto::hop::write_field;
 
 /// Whether a peer is in one of the networks; `None` is the peer of a unix socket.
 pub(crate) fn is_trusted(networks: &[IpNet], peer: Option<IpAddr>) -> bool {
@@ -53,9 +54,31 @@ impl Hop<'_> {
     /// Appends the lines of all forwarding fields, in place of the request's own: `X-Forwarded-For`, `-Proto`, `-Host`
     /// and `-Port`, `Forwarded`, `Via` and `X-Request-Id`.
     pub(crate) fn write(&self, request: Request<'_>, request_id: &[u8], out: &mut Vec<u8>) {
+        match self.is_trusted {
+            true => self.extend(request, out),
+            false => self.begin(out),
+        }
+        // RFC 9110 section 7.6.3: the version is that of the message received.
+        let via: &[u8] = if request.head.minor == 0 { b"1.0 sluice" } else { b"1.1 sluice" };
+        write_list(b"Via", request.head.fields.all(Known::Via, request.bytes), Some(via), out);
+        write_field(b"X-Request-Id", request_id, out);
+    }
+
+    /// What is known here alone.
+    fn begin(&self, out: &mut Vec<u8>) {
+        write_field(b"X-Forwarded-For", if self.peer.is_empty() { b"unknown" } else { self.peer }, out);
+        write_field(b"X-Forwarded-Proto", self.scheme, out);
+        for (name, own) in [(&b"X-Forwarded-Host"[..], self.host), (b"X-Forwarded-Port", self.port)] {
+            if !own.is_empty() {
+                write_field(name, own, out);
+            }
+        }
+    }
+
+    /// What a trusted peer says, and this hop.
+    fn extend(&self, request: Request<'_>, out: &mut Vec<u8>) {
         let sent = |known| request.head.fields.all(known, request.bytes).filter(|value| !value.is_empty());
-        let believed = |known| self.is_trusted.then(|| sent(known)).into_iter().flatten();
-        let is_said = |known| believed(known).next().is_some();
+        let is_said = |known| sent(known).next().is_some();
 
         // A peer without an address adds nothing to a list, but a list of one must not be empty.
         let peer: Option<&[u8]> = match self.peer {
@@ -63,21 +86,17 @@ impl Hop<'_> {
             b"" => Some(b"unknown"),
             peer => Some(peer),
         };
-        write_list(b"X-Forwarded-For", believed(Known::XForwardedFor), peer, out);
+        write_list(b"X-Forwarded-For", sent(Known::XForwardedFor), peer, out);
         for (name, known, own) in [
             (&b"X-Forwarded-Proto"[..], Known::XForwardedProto, self.scheme),
             (b"X-Forwarded-Host", Known::XForwardedHost, self.host),
             (b"X-Forwarded-Port", Known::XForwardedPort, self.port),
         ] {
-            write_list(name, believed(known), (!is_said(known)).then_some(own), out);
+            write_list(name, sent(known), (!is_said(known)).then_some(own), out);
         }
         if is_said(Known::Forwarded) {
-            self.write_forwarded(believed(Known::Forwarded), out);
+            self.write_forwarded(sent(Known::Forwarded), out);
         }
-        // RFC 9110 section 7.6.3: the version is that of the message received.
-        let via: &[u8] = if request.head.minor == 0 { b"1.0 sluice" } else { b"1.1 sluice" };
-        write_list(b"Via", sent(Known::Via), Some(via), out);
-        write_list(b"X-Request-Id", [].into_iter(), Some(request_id), out);
     }
 
     /// RFC 7239 section 4: an element a hop. A Host has nothing in it that a quoted string would have to escape.

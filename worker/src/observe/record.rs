@@ -260,12 +260,7 @@ fn seconds(nanos: Option<u64>, out: &mut Vec<u8>) -> bool {
 /// Appends an address; false when there is none.
 pub(crate) fn address(value: Option<IpAddr>, out: &mut Vec<u8>) -> bool {
     match value {
-        Some(IpAddr::V4(address)) => {
-            for (place, octet) in address.octets().into_iter().enumerate() {
-                out.extend_from_slice(if place == 0 { b"" } else { b"." });
-                decimal::push(octet.into(), out);
-            }
-        }
+        Some(IpAddr::V4(address)) => decimal::push_dotted(address.octets(), out),
         Some(IpAddr::V6(address)) => {
             // Writing to memory does not fail.
             let _ = write!(out, "{address}");

@@ -1,7 +1,9 @@
 //! An exchange with an upstream: pick a server, lease a connection, relay both ways; and again, where that is safe.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use super::{Asked, Desk};
 use crate::message::body::{End, Respond, Source};
@@ -18,7 +20,7 @@ use crate::relay::{self, tunnel};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::clock;
 use crate::runtime::net::Presence;
-use crate::runtime::sync::{Background, first};
+use crate::runtime::sync::Background;
 use crate::site::RouteLimits;
 use crate::upstream::h1::{self, Lease};
 use crate::upstream::{Server, Upstream};
@@ -94,8 +96,14 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         self.exchange.upstream_sent = 0;
         self.write_greeting();
         let patience = Patience { step: self.limits.connect, deadline: self.deadline };
-        let lease = Lease::take(server, fresh, &self.desk.draft, &self.desk.downward, patience);
-        let lease = unless_gone(&self.reply.presence(), lease).await?;
+        let kept = if fresh { None } else { Lease::kept(server) };
+        let lease = match kept {
+            Some(lease) => lease,
+            None => {
+                let lease = pin!(Lease::open(server, &self.desk.draft, &self.desk.downward, patience));
+                unless_gone(&self.reply.presence(), lease).await?
+            }
+        };
         *was_reused = lease.is_reused;
         self.exchange.connect_time = self.exchange.since_attempt();
         self.write_head();
@@ -159,10 +167,13 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             // While the request is still on its way, the server's time to answer has not begun. What came together with an
             // interim response is read already.
             if filled(inbox).is_empty() {
-                upload.unless(std::future::poll_fn(|cx| lease.stream().poll_readable(cx))).await;
+                upload.unless(|cx| lease.stream().poll_readable(cx)).await;
             }
-            let head = h1::read_head(receiving, inbox, asked.site.head_limits, request.is_head(), response);
-            upload.during(unless_gone(&presence, head), ends_exchange).await??;
+            {
+                let limits = asked.site.head_limits;
+                let head = pin!(h1::read_head(receiving, inbox, limits, request.is_head(), response));
+                upload.during(pin!(unless_gone(&presence, head)), ends_exchange).await?;
+            }
             if response.status >= 200 || response.status == 101 {
                 break;
             }
@@ -201,11 +212,15 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         }
         let mut reader = Reader::new(receiving, leading, response.body, None, asked.site.head_limits.bytes);
         reply.begin(answer, date.http());
-        let download = unless_gone(&presence, relay::copy(&mut reader, *reply));
-        // A server that answers may leave the rest of the request unread: how long the answer may take is another limit.
-        let outcome = upload.during(download, |fault| fault.side != Side::Server).await;
+        let outcome = {
+            let download = pin!(relay::copy(&mut reader, *reply));
+            let download = pin!(unless_gone(&presence, download));
+            // A server that answers may leave the rest of the request unread: how long the answer may take is another
+            // limit.
+            upload.during(download, |fault| fault.side != Side::Server).await
+        };
         exchange.upstream_received = response.bytes as u64 + reader.bytes_taken();
-        outcome??;
+        outcome?;
         let sent_all = matches!(upload.outcome, Some(Ok(())));
         Ok(sent_all && reader.is_clean() && response.keep_alive)
     }
@@ -221,10 +236,13 @@ fn filled(inbox: &Option<Buffer>) -> &[u8] {
 }
 
 /// Waits for `future` unless the client goes away first: there is no use in an answer that no one will read.
-async fn unless_gone<T>(presence: &Presence, future: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    let gone = async {
-        presence.gone().await;
-        Err(Fault::client(Stage::Send, Kind::Closed))
-    };
-    first(future, gone).await
+async fn unless_gone<T>(
+    presence: &Presence,
+    mut future: Pin<&mut impl Future<Output = Result<T, Fault>>>,
+) -> Result<T, Fault> {
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Pending => presence.poll_gone(cx).map(|()| Err(Fault::client(Stage::Send, Kind::Closed))),
+        ready => ready,
+    })
+    .await
 }

@@ -9,9 +9,21 @@ pub(crate) const SECOND: u64 = 1_000_000_000;
 /// A thousandth of a [`SECOND`].
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 
+/// How long the difference between the two clocks is taken to stand, in nanoseconds.
+const WALL_AGE_MAX: u64 = 100 * MILLISECOND;
+
 thread_local! {
     static MONOTONIC: Cell<u64> = const { Cell::new(0) };
-    static WALL: Cell<u64> = const { Cell::new(0) };
+    static WALL: Cell<Wall> = const { Cell::new(Wall { ahead: 0, until: 0 }) };
+}
+
+/// What the wall's clock shows, by the other one.
+#[derive(Clone, Copy)]
+struct Wall {
+    /// How far it is ahead of CLOCK_MONOTONIC, in nanoseconds; wrapping.
+    ahead: u64,
+    /// When that is looked at again.
+    until: u64,
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC at the start of this turn.
@@ -21,7 +33,7 @@ pub(crate) fn now() -> u64 {
 
 /// Milliseconds since the epoch at the start of this turn.
 pub(crate) fn wall_millis() -> u64 {
-    WALL.get()
+    MONOTONIC.get().wrapping_add(WALL.get().ahead) / MILLISECOND
 }
 
 /// `duration` in nanoseconds, saturating after five centuries.
@@ -29,13 +41,14 @@ pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Reads both clocks.
+/// Reads the clock; that of the wall too from time to time, since it may be set.
 pub(crate) fn sample() {
-    if let Some(now) = read(ClockId::CLOCK_MONOTONIC) {
-        MONOTONIC.set(now);
-    }
-    if let Some(now) = read(ClockId::CLOCK_REALTIME) {
-        WALL.set(now / MILLISECOND);
+    let Some(now) = read(ClockId::CLOCK_MONOTONIC) else { return };
+    MONOTONIC.set(now);
+    if now >= WALL.get().until
+        && let Some(wall) = read(ClockId::CLOCK_REALTIME)
+    {
+        WALL.set(Wall { ahead: wall.wrapping_sub(now), until: now + WALL_AGE_MAX });
     }
 }
 
@@ -49,5 +62,5 @@ fn read(clock: ClockId) -> Option<u64> {
 #[cfg(test)]
 pub(crate) fn set(monotonic: u64, wall_millis: u64) {
     MONOTONIC.set(monotonic);
-    WALL.set(wall_millis);
+    WALL.set(Wall { ahead: (wall_millis * MILLISECOND).wrapping_sub(monotonic), until: u64::MAX });
 }

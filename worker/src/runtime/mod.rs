@@ -26,8 +26,8 @@ const STARTS_PER_TURN: usize = 16;
 /// When the poll fails, which the kernel does only for a bug of ours or for want of memory.
 pub(crate) fn run(mut idle_ready: impl FnMut(reactor::Parked), mut stop: impl FnMut() -> bool) -> io::Result<()> {
     let mut ready = VecDeque::new();
+    clock::sample();
     loop {
-        clock::sample();
         executor::run_queued();
         if stop() {
             return Ok(());

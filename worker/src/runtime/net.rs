@@ -266,16 +266,13 @@ impl Drop for Stream {
 pub(crate) struct Presence(Rc<Source>);
 
 impl Presence {
-    /// Waits until the peer has closed its side or the connection has failed. The task must be the one that reads.
-    pub(crate) async fn gone(&self) {
-        poll_fn(|cx| {
-            if self.0.is_hung_up() {
-                return Poll::Ready(());
-            }
-            self.0.wake_reader(cx);
-            Poll::Pending
-        })
-        .await;
+    /// Ready when the peer has closed its side or the connection has failed. The task must be the one that reads.
+    pub(crate) fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.0.is_hung_up() {
+            return Poll::Ready(());
+        }
+        self.0.wake_reader(cx);
+        Poll::Pending
     }
 }
 

@@ -1,4 +1,6 @@
 //! Futures beside one another, and tasks that wait for one another.
+//!
+//! Futures on the path of every exchange are taken pinned: by value they would be copied once for each call they pass.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -39,8 +41,10 @@ pub(crate) async fn now<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output>
 }
 
 /// Whichever is done first; the other is dropped.
-pub(crate) async fn first<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
-    let (mut one, mut other) = (pin!(one), pin!(other));
+pub(crate) async fn first<T>(
+    mut one: Pin<&mut impl Future<Output = T>>,
+    mut other: Pin<&mut impl Future<Output = T>>,
+) -> T {
     poll_fn(|cx| match one.as_mut().poll(cx) {
         Poll::Pending => other.as_mut().poll(cx),
         ready => ready,
@@ -63,11 +67,10 @@ impl<'a, F: Future> Background<'a, F> {
 
 impl<E: Copy, F: Future<Output = Result<(), E>>> Background<'_, F> {
     /// Waits until the background work is done, unless `other` is first.
-    pub(crate) async fn unless(&mut self, other: impl Future<Output = ()>) {
-        let mut other = pin!(other);
+    pub(crate) async fn unless(&mut self, mut other: impl FnMut(&mut Context<'_>) -> Poll<()>) {
         poll_fn(|cx| {
             self.poll(cx);
-            if self.outcome.is_some() { Poll::Ready(()) } else { other.as_mut().poll(cx) }
+            if self.outcome.is_some() { Poll::Ready(()) } else { other(cx) }
         })
         .await;
     }
@@ -76,18 +79,17 @@ impl<E: Copy, F: Future<Output = Result<(), E>>> Background<'_, F> {
     /// `gives_up` says so ends the wait.
     ///
     /// # Errors
-    /// That failure.
+    /// That failure, or that of `main`.
     pub(crate) async fn during<T>(
         &mut self,
-        main: impl Future<Output = T>,
+        mut main: Pin<&mut impl Future<Output = Result<T, E>>>,
         gives_up: impl Fn(&E) -> bool,
     ) -> Result<T, E> {
-        let mut main = pin!(main);
         poll_fn(|cx| {
             self.poll(cx);
             match self.outcome {
                 Some(Err(error)) if gives_up(&error) => Poll::Ready(Err(error)),
-                _ => main.as_mut().poll(cx).map(Ok),
+                _ => main.as_mut().poll(cx),
             }
         })
         .await

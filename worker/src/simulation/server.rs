@@ -63,7 +63,8 @@ pub(super) async fn serve(stream: Stream, dice: Rng, play: Rc<Play>) {
                 let _ = wire.stream.shutdown_write();
                 if script.is_deaf {
                     wire.stream.stop_reading();
-                    return wire.stream.watch().gone().await;
+                    let presence = wire.stream.watch();
+                    return std::future::poll_fn(|cx| presence.poll_gone(cx)).await;
                 }
                 while wire.read().await {}
                 return;

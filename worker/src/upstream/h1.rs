@@ -40,20 +40,22 @@ impl Drop for InFlight {
 }
 
 impl Lease {
-    /// Takes the warmest idle connection, or opens one within `patience` when there is none or `fresh` asks for one.
+    /// The warmest idle connection; `None` when there is none.
+    pub(crate) fn kept(server: &Rc<Server>) -> Option<Lease> {
+        let connection = server.pool.take()?;
+        Some(Lease { work: InFlight::begin(server), connection, is_reused: true })
+    }
+
+    /// Opens a connection within `patience`.
     ///
     /// # Errors
     /// See [`dial::connect`].
-    pub(crate) async fn take(
+    pub(crate) async fn open(
         server: &Rc<Server>,
-        fresh: bool,
         greeting: &[u8],
         timer: &Timer,
         patience: Patience,
     ) -> Result<Lease, Fault> {
-        if !fresh && let Some(connection) = server.pool.take() {
-            return Ok(Lease { work: InFlight::begin(server), connection, is_reused: true });
-        }
         let connection = dial::connect(server, greeting, timer, patience).await?;
         Ok(Lease { work: InFlight::begin(server), connection, is_reused: false })
     }

@@ -24,7 +24,7 @@ pub(crate) struct Reader<'a> {
     allowance: u64,
     trailers: Vec<u8>,
     trailer_limit: usize,
-    /// Bytes taken from the connection so far, framing included.
+    /// Bytes consumed so far, framing included.
     wire_bytes: u64,
 }
 
@@ -248,6 +248,6 @@ impl Source for Reader<'_> {
     }
 
     fn bytes_taken(&self) -> u64 {
-        self.wire_bytes
+        self.wire_bytes + self.handed as u64
     }
 }
