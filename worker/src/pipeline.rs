@@ -240,10 +240,7 @@ async fn answer(status: u16, body: &mut impl Source, reply: &mut impl Respond, d
         reply.close_after();
     }
     reply.begin_own(status, &desk.draft, desk.page.len() as u64, desk.clock.http());
-    if !desk.page.is_empty() {
-        reply.write(&desk.page).await?;
-    }
-    reply.finish(b"").await
+    reply.finish(&desk.page, b"").await
 }
 
 fn write_template(name: &str, value: &conf::template::Template, variables: &impl Variables, out: &mut Vec<u8>) {

@@ -12,16 +12,21 @@ use conf::model;
 use shared::ident::Seat;
 use shared::stats::{ListenerCells, ProcessCells};
 
-use super::Downstream;
 use super::conn::Connection;
+use super::{Downstream, Waiting};
 use crate::runtime::clock::{self, MILLISECOND};
 use crate::runtime::executor;
 use crate::runtime::net::{self, Listener, Peer, Stream};
 use crate::runtime::sync::first;
 use crate::runtime::timer::Timer;
 
-/// How many connections are taken from one socket before others have their turn.
-const ACCEPTS_PER_TURN: usize = 8;
+/// How many connections are taken from one socket at most before others have their turn.
+const ACCEPTS_PER_TURN_MAX: u32 = 8;
+/// In how many turns running somebody has to be found in a queue before one more is taken a turn: to find it empty costs
+/// a system call.
+const TURNS_PER_ACCEPT: u32 = 4;
+/// One connection in so many is asked at once for its request even where they have been late with it.
+const PROMPT_TRIAL: u64 = 16;
 /// How long to wait after the kernel had no descriptor or memory for a connection, in nanoseconds.
 const WANT_PAUSE: u64 = 100 * MILLISECOND;
 
@@ -33,6 +38,8 @@ pub(crate) struct Door {
     pub(super) local: Option<SocketAddr>,
     /// Whether connections open with a PROXY protocol header.
     pub(super) proxy_protocol: bool,
+    /// Whether the last connection that was asked at once for its request had brought it along.
+    is_prompt: Cell<bool>,
     downstream: std::rc::Weak<Downstream>,
 }
 
@@ -44,8 +51,14 @@ impl Door {
             process: downstream.process,
             local: listener.socket_addr().filter(|address| !address.ip().is_unspecified() && address.port() != 0),
             proxy_protocol: listener.proxy_protocol,
+            is_prompt: Cell::new(true),
             downstream: Rc::downgrade(downstream),
         })
+    }
+
+    /// A new connection was asked for its request at once.
+    pub(super) fn note_prompt(&self, is_prompt: bool) {
+        self.is_prompt.set(is_prompt);
     }
 
     /// A connection that came through it was closed.
@@ -137,14 +150,22 @@ impl Downstream {
     async fn accept_from(self: Rc<Downstream>, mut listener: Listener, door: Rc<Door>, opening: Opening) {
         let timer = Timer::new();
         let has_orders = || self.is_draining.get() || !opening.is_open.get();
+        let mut busy_turns = 0;
         loop {
             first(pin!(listener.arrival()), pin!(self.orders.until(has_orders))).await;
-            let is_dry = self.take_some(&mut listener, &door, &timer).await;
+            let most = match self.is_draining.get() {
+                true => ACCEPTS_PER_TURN_MAX,
+                false => (1 + busy_turns / TURNS_PER_ACCEPT).min(ACCEPTS_PER_TURN_MAX),
+            };
+            let is_dry = self.take_some(most, &mut listener, &door, &timer).await;
             // A gate that another worker has taken over is shut at once: its queue is theirs.
             if !opening.is_open.get() || self.is_draining.get() && is_dry {
                 break;
             }
-            executor::yield_now().await;
+            busy_turns = if is_dry { 0 } else { (busy_turns + 1).min(TURNS_PER_ACCEPT * ACCEPTS_PER_TURN_MAX) };
+            if self.is_draining.get() {
+                executor::yield_now().await;
+            }
         }
         // The socket first: when the last gate is shut, none may be open.
         drop(listener);
@@ -155,6 +176,10 @@ impl Downstream {
     async fn wait_for_room(&self, listener: &mut Listener) -> bool {
         listener.pause();
         self.vacancy.until(|| self.has_room()).await;
+        self.resume(listener)
+    }
+
+    fn resume(&self, listener: &mut Listener) -> bool {
         let resumed = listener.resume();
         if let Err(error) = &resumed {
             slog::error!(self.logger, "cannot accept from a listening socket"; "reason" => %error);
@@ -164,15 +189,27 @@ impl Downstream {
 
     /// A connection has come in.
     pub(crate) fn admit(self: &Rc<Downstream>, stream: Stream, peer: Peer, door: &Rc<Door>) {
-        self.accepted.set(self.accepted.get() + 1);
-        let connection = Connection::new(stream, peer, self.accepted.get(), door);
-        // Its request has often come with it, and is read while all of it is at hand.
-        self.drivers.assign(self, Box::new(connection));
+        let number = self.accepted.get() + 1;
+        self.accepted.set(number);
+        let mut connection = Box::new(Connection::new(stream, peer, number, door));
+        if door.is_prompt.get() || number.is_multiple_of(PROMPT_TRIAL) {
+            // Its request has come with it, and is read while all of it is at hand.
+            connection.put_on_trial();
+            self.drivers.assign(self, connection);
+        } else {
+            self.park(connection, Waiting::First);
+        }
     }
 
     /// Takes a turn's worth of connections; says whether the queue is empty.
-    async fn take_some(self: &Rc<Downstream>, listener: &mut Listener, door: &Rc<Door>, timer: &Timer) -> bool {
-        for _ in 0..ACCEPTS_PER_TURN {
+    async fn take_some(
+        self: &Rc<Downstream>,
+        most: u32,
+        listener: &mut Listener,
+        door: &Rc<Door>,
+        timer: &Timer,
+    ) -> bool {
+        for _ in 0..most {
             match listener.try_accept() {
                 Ok(Some((stream, peer))) => {
                     if !self.has_room() && !self.wait_for_room(listener).await {
@@ -187,7 +224,9 @@ impl Downstream {
                     if net::is_exhaustion(&error) {
                         self.evict();
                     }
+                    listener.pause();
                     timer.sleep(clock::now() + WANT_PAUSE).await;
+                    self.resume(listener);
                     return false;
                 }
             }

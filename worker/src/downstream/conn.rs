@@ -27,6 +27,8 @@ pub(super) struct Connection {
     since: u64,
     /// Whether a PROXY protocol header has to come first.
     awaits_announcement: bool,
+    /// Whether it was asked for its request as soon as it had come in, and has not been asked again.
+    is_on_trial: bool,
     is_idle: bool,
 }
 
@@ -49,8 +51,27 @@ impl Connection {
         door.cells.active.inc();
         door.process.accepted.inc();
         door.process.connections_active.inc();
-        let awaits_announcement = door.proxy_protocol;
-        Connection { stream, client, door: Rc::clone(door), since: clock::now(), awaits_announcement, is_idle: false }
+        Connection {
+            stream,
+            client,
+            door: Rc::clone(door),
+            since: clock::now(),
+            awaits_announcement: door.proxy_protocol,
+            is_on_trial: false,
+            is_idle: false,
+        }
+    }
+
+    /// It is asked at once for what it has to say.
+    pub(super) fn put_on_trial(&mut self) {
+        self.is_on_trial = true;
+    }
+
+    /// What became of it shows whether it had something to say.
+    pub(super) fn end_trial(&mut self, fate: Fate) {
+        if std::mem::take(&mut self.is_on_trial) {
+            self.door.note_prompt(fate != Fate::Silent);
+        }
     }
 
     pub(super) fn stream(&self) -> &Stream {

@@ -70,7 +70,9 @@ async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>) {
     let (mut desk, mut codec) = (Desk::new(), Codec::new());
     loop {
         let mut connection = inbox.next().await;
-        match connection.run(&downstream, &mut codec, &mut desk).await {
+        let fate = connection.run(&downstream, &mut codec, &mut desk).await;
+        connection.end_trial(fate);
+        match fate {
             Fate::Silent => downstream.park(connection, Waiting::First),
             Fate::Kept => downstream.park(connection, Waiting::Next),
             Fate::Over => drop(connection),

@@ -166,7 +166,9 @@ impl Codec {
         if is_cut {
             stream.reset_on_close();
         }
-        let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || stream.source().is_readable();
+        // A client that asked for the end has nothing more to say; of another one that may not be known.
+        let may_speak = stream.source().is_readable() || self.head.keep_alive && !stream.source().is_watched();
+        let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || may_speak;
         match outcome {
             Err(fault) if fault.is_client_gone() => Ended::Closed,
             // To linger is to say first that this is the end.
@@ -369,8 +371,8 @@ impl Sink for Reply<'_> {
         self.writer.flush().await
     }
 
-    async fn finish(&mut self, trailers: &[u8]) -> Result<(), Fault> {
-        self.writer.finish(trailers).await
+    async fn finish(&mut self, payload: &[u8], trailers: &[u8]) -> Result<(), Fault> {
+        self.writer.finish(payload, trailers).await
     }
 
     async fn announce(&mut self, count: u64) -> Result<bool, Fault> {

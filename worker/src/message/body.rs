@@ -15,11 +15,12 @@ pub(crate) trait Source {
     /// A fault of the side that it comes from.
     async fn next(&mut self) -> Result<Option<&[u8]>, Fault>;
 
+    /// All that is left of the payload, and the trailer fields that may be passed on, as lines; `None` when some of it is
+    /// still to come, or may not be taken. It is consumed as by [`Source::next`].
+    fn last(&mut self) -> Option<(&[u8], &[u8])>;
+
     /// Whether the body has been read to its end.
     fn is_complete(&self) -> bool;
-
-    /// The trailer fields that may be passed on, as lines; empty before the end.
-    fn trailers(&self) -> &[u8];
 
     /// The socket that the next bytes of the payload lie on, unframed, and how many those are: they may be taken from
     /// it directly. Only offered when none of the payload is held in memory.
@@ -60,11 +61,11 @@ pub(crate) trait Sink {
     /// As [`Sink::write`].
     async fn flush(&mut self) -> Result<(), Fault>;
 
-    /// Ends the body.
+    /// Ends the body with the last of its payload, or with nothing, and trailer fields.
     ///
     /// # Errors
     /// As [`Sink::write`].
-    async fn finish(&mut self, trailers: &[u8]) -> Result<(), Fault>;
+    async fn finish(&mut self, payload: &[u8], trailers: &[u8]) -> Result<(), Fault>;
 
     /// Makes ready for `count` bytes of payload that will be put on [`Sink::socket`] directly; false when this can't be
     /// done. [`Sink::put`] is called for each part of them.

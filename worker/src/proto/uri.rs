@@ -165,8 +165,12 @@ fn absolute_form<'a>(target: &'a [u8], method: &[u8]) -> Result<Target<'a>, Malf
 
 fn registered_name(text: &[u8]) -> Option<&[u8]> {
     let name = text.strip_suffix(b".").unwrap_or(text);
-    let labels = name.split(|&byte| byte == b'.').all(|label| !label.is_empty());
-    (labels && name.len() <= HOST_BYTES_MAX && name.iter().all(|&byte| is(byte, NAME))).then_some(name)
+    let mut before = b'.';
+    let well_formed = name.iter().all(|&byte| {
+        let is_empty_label = std::mem::replace(&mut before, byte) == b'.' && byte == b'.';
+        is(byte, NAME) && !is_empty_label
+    });
+    (well_formed && before != b'.' && name.len() <= HOST_BYTES_MAX).then_some(name)
 }
 
 fn ipv6(address: &[u8]) -> Option<Ipv6Addr> {

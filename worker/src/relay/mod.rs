@@ -26,7 +26,10 @@ const TURN_BYTES_MAX: u64 = 512 * 1024;
 /// The fault of whichever side failed first.
 pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Result<(), Fault> {
     let mut moved = 0;
-    while !source.is_complete() {
+    loop {
+        if let Some((payload, trailers)) = source.last() {
+            return sink.finish(payload, trailers).await;
+        }
         if let Some((from, count)) = source.direct()
             && count >= DIRECT_BYTES_MIN
             && from.descriptor().is_some()
@@ -51,12 +54,12 @@ pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Resu
                 moved += (payload.len() as u64).max(PIECE_BYTES_MIN);
                 sink.write(payload).await?;
             }
-            None => break,
+            // There is an end to it, which the next turn of this loop passes on.
+            None => continue,
         }
         if moved >= TURN_BYTES_MAX {
             moved = 0;
             executor::yield_now().await;
         }
     }
-    sink.finish(source.trailers()).await
 }

@@ -36,11 +36,13 @@ pub(crate) fn run(mut idle_ready: impl FnMut(reactor::Parked), mut stop: impl Fn
         let wait = if executor::has_queued() || !ready.is_empty() {
             Some(0)
         } else {
-            timer::next_due().map(|due| due.saturating_sub(now))
+            let due = [timer::next_due(), reactor::next_due()].into_iter().flatten().min();
+            due.map(|due| due.saturating_sub(now))
         };
         reactor::turn(wait.map(std::time::Duration::from_nanos), &mut ready)?;
         clock::sample();
         timer::fire(clock::now());
+        reactor::watch_late(clock::now());
         for parked in ready.drain(..ready.len().min(STARTS_PER_TURN)) {
             idle_ready(parked);
         }

@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use conf::value::Address;
-use mio::Interest;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, setsockopt, sockopt};
@@ -73,13 +72,11 @@ macro_rules! on_io {
     };
 }
 
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
-
 impl Stream {
     fn new(mut io: Io) -> io::Result<Stream> {
         let registration = match &mut io {
-            Io::Tcp(socket) => Registration::new(socket, BOTH)?,
-            Io::Unix(socket) => Registration::new(socket, BOTH)?,
+            Io::Tcp(socket) => Registration::of(socket)?,
+            Io::Unix(socket) => Registration::of(socket)?,
             #[cfg(test)]
             Io::Memory(end) => end.take_registration(),
         };
@@ -162,11 +159,16 @@ impl Stream {
                     }
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.registration.drained(),
+                Err(error) if self.is_dry(&error) => self.registration.drained(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// Whether a call is to be tried again when an edge has come: one that nobody watches for never comes.
+    fn is_dry(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock && !self.registration.is_broken()
     }
 
     /// See [`Stream::poll_read`].
@@ -220,7 +222,7 @@ impl Stream {
                 parts => on_io!(&self.io, socket => (&mut &*socket).write_vectored(parts)),
             };
             match written {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.registration.filled(),
+                Err(error) if self.is_dry(&error) => self.registration.filled(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => return Poll::Ready(other),
             }
@@ -266,12 +268,13 @@ impl Drop for Stream {
 pub(crate) struct Presence(Rc<Source>);
 
 impl Presence {
-    /// Ready when the peer has closed its side or the connection has failed. The task must be the one that reads.
+    /// Ready when the peer has closed its side or the connection has failed, perhaps a few milliseconds ago. The task must be
+    /// the one that reads.
     pub(crate) fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
         if self.0.is_hung_up() {
             return Poll::Ready(());
         }
-        self.0.wake_reader(cx);
+        self.0.wake_if_gone(cx);
         Poll::Pending
     }
 }
@@ -280,6 +283,9 @@ impl Presence {
 pub(crate) type Peer = Option<SocketAddr>;
 
 /// A listening socket that the master opened.
+///
+/// It is watched as long as somebody is in its queue, not for changes: who takes a few is told of the rest by the next
+/// poll, and need not ask until there is nobody.
 pub(crate) struct Listener {
     io: ListenerIo,
     registration: Registration,
@@ -292,26 +298,24 @@ enum ListenerIo {
 }
 
 impl Listener {
-    /// Begins to accept from `socket`. `shared` says that other workers accept from the same one: an arrival then
+    /// Begins to accept from `socket`. `is_shared` says that other workers accept from the same one: an arrival then
     /// wakes only one of them.
     ///
     /// # Errors
     /// When it can't be watched.
-    pub(crate) fn new(socket: OwnedFd, shared: bool) -> io::Result<Listener> {
+    pub(crate) fn new(socket: OwnedFd, is_shared: bool) -> io::Result<Listener> {
         let address = getsockname::<SockaddrStorage>(socket.as_raw_fd())?;
-        let mut io = match address.family() {
+        let registration = watch_queue(socket.as_fd(), is_shared)?;
+        let io = match address.family() {
             Some(AddressFamily::Unix) => ListenerIo::Unix(UnixListener::from_std(socket.into())),
             _ => ListenerIo::Tcp(TcpListener::from_std(socket.into())),
         };
-        let registration = io.watch(shared)?;
-        Ok(Listener { io, registration, is_shared: shared })
+        Ok(Listener { io, registration, is_shared })
     }
 
-    /// Leaves arrivals to the other workers, if there are any.
+    /// Leaves arrivals in the queue, or to the other workers that accept from it.
     pub(crate) fn pause(&mut self) {
-        if self.is_shared {
-            self.io.forget();
-        }
+        reactor::forget(self.io.as_fd());
     }
 
     /// Undoes [`Listener::pause`].
@@ -319,9 +323,7 @@ impl Listener {
     /// # Errors
     /// When it can't be watched.
     pub(crate) fn resume(&mut self) -> io::Result<()> {
-        if self.is_shared {
-            self.registration = self.io.watch(true)?;
-        }
+        self.registration = watch_queue(self.io.as_fd(), self.is_shared)?;
         Ok(())
     }
 
@@ -342,10 +344,7 @@ impl Listener {
                     return Ok(Some((stream, peer)));
                 }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => {
-                        self.registration.drained();
-                        return Ok(None);
-                    }
+                    io::ErrorKind::WouldBlock => return Ok(None),
                     // The client went away while it was queued.
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => return Err(error),
@@ -354,8 +353,9 @@ impl Listener {
         }
     }
 
-    /// Waits until somebody may be in the queue.
+    /// Waits until a poll finds somebody in the queue.
     pub(crate) async fn arrival(&self) {
+        self.registration.drained();
         poll_fn(|cx| {
             if self.registration.is_readable() {
                 return Poll::Ready(());
@@ -369,34 +369,26 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.io.forget();
+        reactor::forget(self.io.as_fd());
     }
 }
 
 impl ListenerIo {
-    fn watch(&mut self, is_shared: bool) -> io::Result<Registration> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            ListenerIo::Tcp(socket) if is_shared => watch_exclusively(socket.as_fd()),
-            ListenerIo::Unix(socket) if is_shared => watch_exclusively(socket.as_fd()),
-            ListenerIo::Tcp(socket) => Registration::new(socket, Interest::READABLE),
-            ListenerIo::Unix(socket) => Registration::new(socket, Interest::READABLE),
-        }
-    }
-
-    fn forget(&mut self) {
-        match self {
-            ListenerIo::Tcp(socket) => reactor::forget(socket),
-            ListenerIo::Unix(socket) => reactor::forget(socket),
+            ListenerIo::Tcp(socket) => socket.as_fd(),
+            ListenerIo::Unix(socket) => socket.as_fd(),
         }
     }
 }
 
-/// mio has no EPOLLEXCLUSIVE, so the socket is added to its poll from outside, under a token that mio hands back.
-fn watch_exclusively(socket: BorrowedFd<'_>) -> io::Result<Registration> {
+/// mio watches for changes only, and has no EPOLLEXCLUSIVE: the socket is added to its poll from outside, under a token
+/// that mio hands back.
+fn watch_queue(socket: BorrowedFd<'_>, is_shared: bool) -> io::Result<Registration> {
     Registration::with_token(|poll, token| {
         let poll = Epoll(dup(poll.registry())?);
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | EpollFlags::EPOLLEXCLUSIVE;
-        Ok(poll.add(socket, EpollEvent::new(flags, token.0 as u64))?)
+        let exclusive = if is_shared { EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::empty() };
+        Ok(poll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN | exclusive, token.0 as u64))?)
     })
 }
 

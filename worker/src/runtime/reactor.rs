@@ -3,16 +3,24 @@
 //! A source's readiness is remembered: an edge sets it, and the call that found the socket dry clears it. What a
 //! source wakes is either a task (it waits inside a future) or nothing but a key: a connection that is parked has no
 //! task, and its key is handed to the loop instead.
+//!
+//! The kernel is asked to watch a connection when somebody first has to wait for it, and only for what is waited for: one
+//! that brings its request along and is answered at once is never watched. Who only wants to know whether the peer is
+//! still there has time: see [`Source::wake_if_gone`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use mio::event::{Event, Source as MioSource};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+
+use super::clock::{self, MILLISECOND};
 
 /// Who a parked source belongs to; see [`Source::park`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +31,29 @@ pub(crate) enum Parked {
     Server(u32, u64),
 }
 
+/// How long a connection goes unwatched of which only the end is waited for, in nanoseconds.
+const WATCH_DELAY: u64 = 2 * MILLISECOND;
+
+/// What the kernel watches a source for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Watch {
+    /// Nothing yet.
+    #[default]
+    None,
+    Reads,
+    Both,
+}
+
 /// What the reactor knows of one descriptor.
 #[derive(Default)]
 pub(crate) struct Source {
+    /// Nobody's once the descriptor is closed, and from the start if others see to it that it is watched.
+    descriptor: Cell<Option<(RawFd, Token)>>,
+    watch: Cell<Watch>,
+    /// It waits to be watched, in [`Reactor::late`].
+    is_late: Cell<bool>,
+    /// The kernel refused to watch it: whoever waits for it is told, and its calls fail.
+    broken: Cell<bool>,
     readable: Cell<bool>,
     writable: Cell<bool>,
     /// The peer will send no more, or the socket failed: a short read then does not mean that it is dry.
@@ -51,6 +79,16 @@ impl Source {
         self.hung_up.get()
     }
 
+    /// Whether it would be known if the peer had sent something or closed.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.get() != Watch::None
+    }
+
+    /// Whether the kernel refused to watch it, so that waiting for it is of no use.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
     /// A read found the socket dry.
     pub(crate) fn drained(&self) {
         self.readable.set(false);
@@ -69,11 +107,26 @@ impl Source {
     /// Wakes this task at the next edge that makes the source readable.
     pub(crate) fn wake_reader(&self, cx: &Context<'_>) {
         register(&self.reader, cx);
+        self.watch(Watch::Reads);
+    }
+
+    /// As [`Source::wake_reader`], for a task that reads nothing now: one that is not watched yet will be in a few
+    /// milliseconds, by when most exchanges are over.
+    pub(crate) fn wake_if_gone(self: &Rc<Self>, cx: &Context<'_>) {
+        register(&self.reader, cx);
+        if self.watch.get() == Watch::None && !self.is_late.replace(true) {
+            // Without a reactor there is nothing to be late for.
+            let _ = with(|reactor| {
+                reactor.late.borrow_mut().push_back((clock::now() + WATCH_DELAY, Rc::clone(self)));
+                Ok(())
+            });
+        }
     }
 
     /// Wakes this task at the next edge that makes the source writable.
     pub(crate) fn wake_writer(&self, cx: &Context<'_>) {
         register(&self.writer, cx);
+        self.watch(Watch::Both);
     }
 
     /// From now on an edge reports `owner` to the loop, once, and wakes no task.
@@ -81,11 +134,56 @@ impl Source {
         self.reader.set(None);
         self.writer.set(None);
         self.parked.set(Some(owner));
+        if self.watch.get() == Watch::None {
+            // Whatever was assumed of it will be known for certain.
+            self.readable.set(false);
+        }
+        self.watch(Watch::Reads);
     }
 
     /// Undoes [`Source::park`].
     pub(crate) fn unpark(&self) {
         self.parked.set(None);
+    }
+
+    /// Has the kernel watch for this too. What is the case already comes as an edge.
+    fn watch(&self, watch: Watch) {
+        if self.watch.get() >= watch {
+            return;
+        }
+        let Some((descriptor, token)) = self.descriptor.get() else { return };
+        let (interest, is_known) = match watch {
+            Watch::Both => (Interest::READABLE.add(Interest::WRITABLE), self.watch.get() == Watch::Reads),
+            _ => (Interest::READABLE, false),
+        };
+        self.watch.set(watch);
+        let watched = with(|reactor| {
+            let (poll, mut source) = (reactor.poll.borrow(), SourceFd(&descriptor));
+            match is_known {
+                true => poll.registry().reregister(&mut source, token, interest),
+                false => poll.registry().register(&mut source, token, interest),
+            }
+        });
+        if watched.is_err() {
+            self.give_up();
+        }
+    }
+
+    /// Tells all who wait.
+    #[cold]
+    fn give_up(&self) {
+        self.broken.set(true);
+        self.hung_up.set(true);
+        self.readable.set(true);
+        self.writable.set(true);
+        if let Some(owner) = self.parked.take() {
+            let _ = with(|reactor| {
+                reactor.given_up.borrow_mut().push(owner);
+                Ok(())
+            });
+        }
+        wake(&self.reader);
+        wake(&self.writer);
     }
 
     fn edge(&self, event: &Event, ready: &mut VecDeque<Parked>) {
@@ -137,8 +235,20 @@ impl std::ops::Deref for Registration {
 }
 
 impl Registration {
-    /// Watches `io`. Of a connection, which no other process holds, the kernel forgets by itself when it is closed; what
-    /// others hold too needs [`forget`].
+    /// A connection, to be watched once it is waited for. No other process may hold it: when it is closed, the kernel forgets
+    /// it by itself.
+    ///
+    /// # Errors
+    /// When the reactor was not started.
+    pub(crate) fn of(io: &impl AsRawFd) -> io::Result<Registration> {
+        with(|reactor| {
+            let registration = reactor.sources.borrow_mut().insert();
+            registration.source.descriptor.set(Some((io.as_raw_fd(), registration.token)));
+            Ok(registration)
+        })
+    }
+
+    /// Watches `io` from now on. What is held by other processes too needs [`forget`] in the end.
     ///
     /// # Errors
     /// Those of epoll_ctl(2).
@@ -203,6 +313,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let token = self.token;
+        self.source.descriptor.set(None);
         // At the end of the thread the table may be gone already.
         let _ = REACTOR.try_with(|reactor| {
             if let Some(reactor) = reactor.borrow().as_ref() {
@@ -255,6 +366,10 @@ impl Sources {
 struct Reactor {
     poll: RefCell<Poll>,
     sources: RefCell<Sources>,
+    /// Sources that are to be watched, and when, if they are still open then: first come, first due.
+    late: RefCell<VecDeque<(u64, Rc<Source>)>>,
+    /// The owners of parked sources that can't be watched.
+    given_up: RefCell<Vec<Parked>>,
 }
 
 #[cfg(test)]
@@ -278,14 +393,30 @@ thread_local! {
 /// # Errors
 /// Those of epoll_create1(2).
 pub(crate) fn start() -> io::Result<()> {
-    REACTOR.set(Some(Reactor { poll: RefCell::new(Poll::new()?), sources: RefCell::default() }));
+    let poll = RefCell::new(Poll::new()?);
+    let (sources, late, given_up) = (RefCell::default(), RefCell::default(), RefCell::default());
+    REACTOR.set(Some(Reactor { poll, sources, late, given_up }));
     Ok(())
 }
 
+/// When [`watch_late`] has to be called next.
+pub(crate) fn next_due() -> Option<u64> {
+    REACTOR.with_borrow(|reactor| reactor.as_ref()?.late.borrow().front().map(|(due, _)| *due))
+}
+
+/// Watches the sources that have waited for it until `now`.
+pub(crate) fn watch_late(now: u64) {
+    let next = || with(|reactor| Ok(reactor.late.borrow_mut().pop_front_if(|(due, _)| *due <= now))).ok().flatten();
+    while let Some((_, source)) = next() {
+        source.is_late.set(false);
+        source.watch(Watch::Reads);
+    }
+}
+
 /// Ends the watch on something that stays open elsewhere.
-pub(crate) fn forget(io: &mut impl MioSource) {
+pub(crate) fn forget(io: BorrowedFd<'_>) {
     // It fails only for what is not watched.
-    let _ = with(|reactor| reactor.poll.borrow().registry().deregister(io));
+    let _ = with(|reactor| reactor.poll.borrow().registry().deregister(&mut SourceFd(&io.as_raw_fd())));
 }
 
 /// Waits for readiness for at most `wait` and delivers it: tasks are queued, parked owners are appended to `ready`.
@@ -302,6 +433,7 @@ pub(crate) fn turn(wait: Option<Duration>, ready: &mut VecDeque<Parked>) -> io::
                     source.edge(event, ready);
                 }
             }
+            ready.extend(reactor.given_up.borrow_mut().drain(..));
             Ok(())
         })
     })

@@ -200,12 +200,23 @@ impl Source for Reader<'_> {
         }
     }
 
-    fn is_complete(&self) -> bool {
-        matches!(self.length, Remaining::Done)
+    fn last(&mut self) -> Option<(&[u8], &[u8])> {
+        self.consume(self.handed);
+        let left = match self.length {
+            Remaining::Done => 0,
+            Remaining::Exactly(left) if left <= self.allowance => usize::try_from(left).ok()?,
+            _ => return None,
+        };
+        if left > self.input().len() {
+            return None;
+        }
+        self.length = Remaining::Done;
+        self.handed = left;
+        Some((&self.input()[..left], &self.trailers))
     }
 
-    fn trailers(&self) -> &[u8] {
-        &self.trailers
+    fn is_complete(&self) -> bool {
+        matches!(self.length, Remaining::Done)
     }
 
     fn direct(&self) -> Option<(&Stream, u64)> {

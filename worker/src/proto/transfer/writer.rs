@@ -91,7 +91,10 @@ impl Sink for Writer<'_> {
         if self.held.is_empty() { Ok(()) } else { self.send(b"", b"").await }
     }
 
-    async fn finish(&mut self, trailers: &[u8]) -> Result<(), Fault> {
+    async fn finish(&mut self, payload: &[u8], trailers: &[u8]) -> Result<(), Fault> {
+        if !payload.is_empty() {
+            self.write(payload).await?;
+        }
         if self.length == BodyLength::Chunked {
             self.held.extend_from_slice(b"0\r\n");
             self.held.extend_from_slice(trailers);
