@@ -6,16 +6,27 @@
 pub(crate) fn push(mut number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = digit(number);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
+    while number >= 100 {
+        start -= 2;
+        digits[start..start + 2].copy_from_slice(&PAIRS[(number % 100) as usize]);
+        number /= 100;
     }
-    out.extend_from_slice(&digits[start..]);
+    start -= 2;
+    digits[start..start + 2].copy_from_slice(&PAIRS[(number % 100) as usize]);
+    let has_leading_zero = number < 10;
+    out.extend_from_slice(&digits[start + usize::from(has_leading_zero)..]);
 }
+
+/// The numbers below a hundred, in two digits.
+static PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0;
+    while number < pairs.len() {
+        pairs[number] = [digit(number as u64 / 10), digit(number as u64)];
+        number += 1;
+    }
+    pairs
+};
 
 /// Appends `millis` as seconds: `1.234`.
 pub(crate) fn push_seconds(millis: u64, out: &mut Vec<u8>) {
@@ -61,7 +72,7 @@ pub(crate) fn fill(mut number: u64, out: &mut [u8]) {
     }
 }
 
-fn digit(number: u64) -> u8 {
+const fn digit(number: u64) -> u8 {
     b'0' + (number % 10) as u8
 }
 

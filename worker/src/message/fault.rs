@@ -70,14 +70,20 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
+    #[cold]
+    #[inline(never)]
     pub(crate) const fn client(stage: Stage, kind: Kind) -> Fault {
         Fault { side: Side::Client, stage, kind }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) const fn server(stage: Stage, kind: Kind) -> Fault {
         Fault { side: Side::Server, stage, kind }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) const fn proxy(kind: Kind) -> Fault {
         Fault { side: Side::Proxy, stage: Stage::Route, kind }
     }

@@ -217,6 +217,7 @@ pub(crate) fn switches_as_asked(request: Request<'_>, response: Response<'_>) ->
     request.head.upgrade && chosen.peek().is_some() && chosen.all(is_offered)
 }
 
+#[cold]
 fn malformed(rule: &'static str) -> Fault {
     Fault::client(Stage::Head, Kind::Malformed(rule))
 }
@@ -229,11 +230,13 @@ fn check_start(bytes: &[u8]) -> Result<Parsed, Fault> {
     Ok(Parsed::Partial)
 }
 
+#[cold]
 fn request_too_large(bytes: &[u8]) -> Fault {
     let kind = if memchr::memchr(b'\n', bytes).is_none() { Kind::TargetTooLong } else { Kind::TooLarge };
     Fault::client(Stage::Head, kind)
 }
 
+#[cold]
 fn request_error(error: Error, bytes: &[u8]) -> Fault {
     match error {
         Error::TooManyHeaders => Fault::client(Stage::Head, Kind::TooLarge),
