@@ -4,9 +4,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::sync::mpsc;
 use std::thread;
 
-use integration::{Origin, Proxy, eventually, ok};
+use integration::{Ending, Origin, Proxy, eventually, ok, receive};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -196,4 +197,48 @@ fn the_error_log_can_be_json() {
         let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         records.into_iter().any(|record| record["msg"] == "ready" && record["generation"] == 1)
     });
+}
+
+/// However a worker is ended, what it had gathered is written, and what it was at work on gets a line.
+#[test]
+fn exchanges_that_are_cut_are_logged() {
+    for ending in ["stop", "a quit that lasts too long", "a signal to the worker"] {
+        let (arrived, has_arrived) = mpsc::channel();
+        let origin = Origin::start(move |mut wire, _| {
+            let request = wire.request().expect("a request");
+            if request.head.target() == "/begun" {
+                wire.send("HTTP/1.1 200 OK\r\n\r\npart");
+            }
+            arrived.send(()).expect("the test listens");
+            wire.rest();
+        });
+        let settings = "shutdown_timeout: 300ms\naccess_log: {path: '{dir}/access.log', format: json}";
+        let mut proxy = Proxy::before_with(&origin, settings);
+        let mut waiting = proxy.client();
+        waiting.send("GET /waiting HTTP/1.1\r\nHost: a\r\n\r\n");
+        receive(&has_arrived);
+        // By HTTP/1.0 the end of the connection is all that ends an answer: it must not look like one.
+        let mut begun = proxy.client();
+        begun.send("GET /begun HTTP/1.0\r\nHost: a\r\n\r\n");
+        receive(&has_arrived);
+        begun.exactly("HTTP/1.1 200 OK\r\n".len());
+        match ending {
+            "stop" => proxy.signal(Signal::SIGTERM),
+            "a signal to the worker" => proxy.workers()[0].signal(Signal::SIGTERM),
+            _ => proxy.signal(Signal::SIGQUIT),
+        }
+        if ending != "a signal to the worker" {
+            assert_eq!(proxy.wait_exit(), 0);
+        }
+        assert_eq!(begun.rest().1, Ending::Reset, "{ending}");
+        let mut records: Vec<Value> =
+            lines(&proxy, 2).iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        records.sort_by_key(|record| record["uri"].to_string());
+        for (record, uri, status) in [(&records[0], "/begun", 200), (&records[1], "/waiting", 503)] {
+            assert_eq!(record["uri"], uri, "{ending}: {record}");
+            assert_eq!(record["status"], status, "{ending}: {record}");
+            assert_eq!(record["fault"], "proxy_stopped", "{ending}: {record}");
+        }
+        proxy.wait_log("exchanges were cut");
+    }
 }

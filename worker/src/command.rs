@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::SourceFd;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use shared::channel::{Channel, Command, Report};
 use shared::ident::Seat;
 use shared::log::Target;
@@ -47,6 +49,10 @@ pub(crate) struct Worker {
     process: ProcessCells,
     channel: Channel,
     channel_ready: Registration,
+    /// SIGTERM, when someone sends it to this process: it is obeyed as the master's word is, and nothing is lost that
+    /// was already gathered.
+    signals: SignalFd,
+    signals_ready: Registration,
     downstream: Rc<Downstream>,
     gates: RefCell<Vec<Gate>>,
     servers: Rc<Servers>,
@@ -73,6 +79,8 @@ impl Worker {
             reactor::start().map_err(|error| format!("cannot make a poll: {error}"))?;
             let channel_ready = Registration::new(&mut SourceFd(&raw), Interest::READABLE)
                 .map_err(|error| format!("cannot watch the channel to the master: {error}"))?;
+            let (signals, signals_ready) =
+                listen_for_term().map_err(|error| format!("cannot watch signals: {error}"))?;
             let servers = Rc::new(Servers::default());
             // A second thread makes each system call of the first a little dearer: there is none without need.
             let helper = config.access_log.is_some().then(|| Helper::start(access_log, log.clone())).transpose();
@@ -87,9 +95,9 @@ impl Worker {
                 let cells = zone.listener(slot, &name).ok_or_else(|| format!("the zone has no listener {name:?}"))?;
                 gates.extend(Gate::of(&downstream, listener, cells, sockets));
             }
-            Ok((channel_ready, servers, helper, downstream, gates))
+            Ok((channel_ready, signals, signals_ready, servers, helper, downstream, gates))
         })();
-        let (channel_ready, servers, helper, downstream, gates) = match made {
+        let (channel_ready, signals, signals_ready, servers, helper, downstream, gates) = match made {
             Ok(made) => made,
             Err(reason) => return Err((channel, reason)),
         };
@@ -104,6 +112,8 @@ impl Worker {
             process,
             channel,
             channel_ready,
+            signals,
+            signals_ready,
             downstream,
             gates: RefCell::new(gates),
             servers,
@@ -119,6 +129,7 @@ impl Worker {
     pub(crate) fn run(self: Rc<Worker>) -> i32 {
         self.beat();
         executor::spawn(Rc::clone(&self).obey());
+        executor::spawn(Rc::clone(&self).obey_signals());
         executor::spawn(Rc::clone(&self).keep_house());
         self.process.state.set(State::Serving);
         self.set_gates();
@@ -135,6 +146,10 @@ impl Worker {
         };
         let ran = crate::runtime::run(wake, stop);
         self.process.state.set(State::Exiting);
+        let cut = self.downstream.cut();
+        if cut > 0 {
+            warn!(self.log, "stopped before all was finished: exchanges were cut"; "exchanges" => cut);
+        }
         self.downstream.flush_log();
         if self.helper.as_ref().is_some_and(|helper| !helper.finish(LOG_FINISH)) {
             warn!(self.log, "the access log takes no lines: the last ones are lost");
@@ -151,14 +166,7 @@ impl Worker {
     /// Does what the master says, until it is gone.
     async fn obey(self: Rc<Worker>) {
         loop {
-            poll_fn(|cx| {
-                if self.channel_ready.is_readable() {
-                    return Poll::Ready(());
-                }
-                self.channel_ready.wake_reader(cx);
-                Poll::Pending
-            })
-            .await;
+            readable(&self.channel_ready).await;
             match self.channel.recv_command() {
                 Ok(Some(Command::Drain)) => self.drain(),
                 Ok(Some(Command::Stop)) => self.is_stopped.set(true),
@@ -186,6 +194,15 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Stops when the process is asked to.
+    async fn obey_signals(self: Rc<Worker>) {
+        readable(&self.signals_ready).await;
+        if self.signals.read_signal().is_ok_and(|signal| signal.is_some()) {
+            info!(self.log, "stopping at once, as a signal says");
+        }
+        self.is_stopped.set(true);
     }
 
     /// Shows that the worker lives, and does what has to be done from time to time.
@@ -250,6 +267,27 @@ impl Worker {
             warn!(self.log, "cannot tell the master: {:?}", report; "reason" => %error);
         }
     }
+}
+
+async fn readable(source: &Registration) {
+    poll_fn(|cx| {
+        if source.is_readable() {
+            return Poll::Ready(());
+        }
+        source.wake_reader(cx);
+        Poll::Pending
+    })
+    .await;
+}
+
+/// From now on SIGTERM does not end this thread's process but is read. Threads that it starts later inherit that.
+fn listen_for_term() -> io::Result<(SignalFd, Registration)> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let ready = Registration::new(&mut SourceFd(&signals.as_raw_fd()), Interest::READABLE)?;
+    Ok((signals, ready))
 }
 
 /// How many descriptors this process has open.

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::pin::pin;
 
 use conf::model::{Action, Redirect, Respond as Fixed};
-use shared::stats::{ListenerCells, ProcessCells};
+use shared::stats::ListenerCells;
 
 use crate::message::body::{Respond, Source};
 use crate::message::client::Client;
@@ -60,10 +60,13 @@ pub(crate) async fn serve<S: Source, R: Respond>(
     reply: &mut R,
     desk: &mut Desk,
 ) -> Result<(), Fault> {
-    let mut exchange = identify(asked, desk);
-    let active = Active::begin(asked.site.process);
-    let outcome = match head.and_then(|()| place(asked, &mut exchange, desk)) {
-        Ok(()) => act(asked, &mut exchange, body, reply, desk).await,
+    asked.site.process.requests_active.inc();
+    let exchange = Exchange::begin(desk.started);
+    let mut active = Active { asked, exchange, body, reply, desk, is_over: false };
+    let Active { exchange, body, reply, desk, .. } = &mut active;
+    identify(asked, exchange, desk);
+    let outcome = match head.and_then(|()| place(asked, exchange, desk)) {
+        Ok(()) => act(asked, exchange, *body, *reply, desk).await,
         Err(fault) => Err(fault),
     };
     if let Err(fault) = outcome {
@@ -74,39 +77,47 @@ pub(crate) async fn serve<S: Source, R: Respond>(
         }
         if !reply.has_begun() {
             exchange.status = fault.status();
-            if !fault.is_client_gone() && explain(asked, fault, &exchange, body, reply, desk).await.is_err() {
+            if !fault.is_client_gone() && explain(asked, fault, exchange, *body, *reply, desk).await.is_err() {
                 reply.close_after();
             }
         }
     }
-    drop(active);
-    exchange.request_bytes = asked.request.head.bytes as u64 + body.bytes_taken();
-    (exchange.sent_bytes, exchange.sent_body_bytes) = reply.sent();
-    finish(asked, &exchange, desk);
-    desk.inbox = None;
+    active.is_over = true;
     outcome
 }
 
-/// An exchange in flight; it is over when this is dropped, however that comes.
-struct Active(ProcessCells);
-
-impl Active {
-    fn begin(process: ProcessCells) -> Active {
-        process.requests_active.inc();
-        Active(process)
-    }
+/// An exchange in flight. When it is dropped it is counted and logged, however its end came.
+struct Active<'a, S: Source, R: Respond> {
+    asked: Asked<'a>,
+    exchange: Exchange,
+    body: &'a mut S,
+    reply: &'a mut R,
+    desk: &'a mut Desk,
+    /// Whether it came to its own end. If not, the worker stopped or an exchange's code panicked.
+    is_over: bool,
 }
 
-impl Drop for Active {
+impl<S: Source, R: Respond> Drop for Active<'_, S, R> {
     fn drop(&mut self) {
-        self.0.requests_active.dec();
+        let Active { asked, exchange, body, reply, desk, is_over } = self;
+        if !*is_over {
+            let fault = Fault::proxy(Stage::Tunnel, Kind::Abandoned);
+            exchange.fault = Some(fault);
+            if !reply.has_begun() {
+                exchange.status = fault.status();
+            }
+        }
+        asked.site.process.requests_active.dec();
+        exchange.request_bytes = asked.request.head.bytes as u64 + body.bytes_taken();
+        (exchange.sent_bytes, exchange.sent_body_bytes) = reply.sent();
+        finish(*asked, exchange, desk);
+        desk.inbox = None;
     }
 }
 
 /// Who asks, and by what name the exchange goes.
-fn identify(asked: Asked<'_>, desk: &mut Desk) -> Exchange {
+fn identify(asked: Asked<'_>, exchange: &mut Exchange, desk: &mut Desk) {
     let Asked { site, client, request, .. } = asked;
-    let mut exchange = Exchange::begin(desk.started);
     let peer = client.source().map(|source| source.ip().to_canonical());
     exchange.is_trusted = forwarded::is_trusted(&site.trusted_proxies, peer);
     let (believed, sent) = match exchange.is_trusted {
@@ -115,7 +126,6 @@ fn identify(asked: Asked<'_>, desk: &mut Desk) -> Exchange {
     };
     exchange.client = believed.or(peer);
     exchange.id = sent.unwrap_or_else(|| desk.ids.make());
-    exchange
 }
 
 /// Which route takes the request.
@@ -127,7 +137,7 @@ fn place(asked: Asked<'_>, exchange: &mut Exchange, desk: &mut Desk) -> Result<(
     }
     desk.place(asked.request)?;
     exchange.route = asked.site.router.find(&desk.host, &desk.path);
-    exchange.route.map(|_| ()).ok_or(Fault::proxy(Kind::NoRoute))
+    exchange.route.map(|_| ()).ok_or(Fault::proxy(Stage::Route, Kind::NoRoute))
 }
 
 /// Does what the route says.
@@ -175,6 +185,8 @@ async fn respond(
     desk: &mut Desk,
 ) -> Result<(), Fault> {
     exchange.status = fixed.status;
+    // Nothing is waited for, so that the turn's own time would say that it took none.
+    clock::sample();
     let (mut fields, mut page) = (std::mem::take(&mut desk.draft), std::mem::take(&mut desk.page));
     with_view(asked, exchange, desk, |view| {
         for (name, value) in &fixed.headers {
@@ -199,6 +211,7 @@ async fn redirect(
     desk: &mut Desk,
 ) -> Result<(), Fault> {
     exchange.status = to.status;
+    clock::sample();
     let mut fields = std::mem::take(&mut desk.draft);
     with_view(asked, exchange, desk, |view| write_template("Location", &to.location, view, &mut fields));
     desk.draft = fields;
@@ -262,7 +275,8 @@ fn finish(asked: Asked<'_>, exchange: &Exchange, desk: &Desk) {
         upstream: upstream.map(|upstream| (&upstream.cells, server)),
     };
     record::count(exchange, &cells);
-    if let Some(log) = log {
+    // A panic while it unwinds would end the worker.
+    if let Some(log) = log.filter(|_| !std::thread::panicking()) {
         with_view(asked, exchange, desk, |view| log.borrow_mut().line(view));
     }
 }

@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use async_task::Task;
+
 use super::conn::{Connection, Fate};
 use super::h1::Codec;
 use super::{Downstream, Waiting};
@@ -18,6 +20,9 @@ const WAITING_DRIVERS_MAX: usize = 256;
 #[derive(Default)]
 pub(super) struct Drivers {
     waiting: RefCell<Vec<Rc<Inbox>>>,
+    /// All of them, by number.
+    tasks: RefCell<Vec<Option<Task<()>>>>,
+    free: RefCell<Vec<usize>>,
 }
 
 /// Where a driver gets its work from.
@@ -38,7 +43,28 @@ impl Drivers {
             waker.wake();
         }
         if is_new {
-            executor::spawn(drive(Rc::clone(downstream), inbox));
+            let number = self.free.borrow_mut().pop().unwrap_or_else(|| {
+                self.tasks.borrow_mut().push(None);
+                self.tasks.borrow().len() - 1
+            });
+            let task = executor::start(drive(Rc::clone(downstream), inbox, number));
+            self.tasks.borrow_mut()[number] = Some(task);
+        }
+    }
+
+    /// Ends them all, and with them the exchanges that they run.
+    pub(super) fn cut(&self) {
+        self.waiting.take();
+        // Dropped here, ended by their next turn.
+        self.tasks.take();
+        executor::run_queued();
+    }
+
+    /// A driver is about to end.
+    fn leave(&self, number: usize) {
+        if let Some(task) = self.tasks.borrow_mut().get_mut(number).and_then(Option::take) {
+            task.detach();
+            self.free.borrow_mut().push(number);
         }
     }
 
@@ -66,7 +92,7 @@ impl Inbox {
     }
 }
 
-async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>) {
+async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>, number: usize) {
     let (mut desk, mut codec) = (Desk::new(), Codec::new());
     loop {
         let mut connection = inbox.next().await;
@@ -79,7 +105,7 @@ async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>) {
         }
         codec.clear();
         if !downstream.drivers.rest(&inbox) {
-            return;
+            return downstream.drivers.leave(number);
         }
     }
 }

@@ -147,6 +147,7 @@ impl Codec {
             is_draining: &downstream.is_draining,
             begun_at: None,
             ends_with_connection: false,
+            is_finished: false,
             tunnelled: 0,
         };
         let mut body = Reader::new(link(&self.reading), leading, self.head.body, None, site.head_limits.bytes);
@@ -154,17 +155,14 @@ impl Codec {
         let asked = Asked { site: &site, client, request, listener, log: downstream.log.as_ref() };
         let outcome = serve(asked, head, &mut body, &mut reply, desk).await;
 
-        let Reply { is_last, ends_with_connection, .. } = reply;
+        let (is_last, is_cut) = (reply.is_last, reply.is_cut());
+        drop(reply);
         let rest = body.finish();
         let consumed = bytes.len() - rest.leading_bytes;
         let is_refused = head.is_err();
         match rest.buffer {
             Some(buffer) => self.inbox = Some(buffer),
             None => self.consume(consumed),
-        }
-        let is_cut = outcome.is_err() && ends_with_connection;
-        if is_cut {
-            stream.reset_on_close();
         }
         // A client that asked for the end has nothing more to say; of another one that may not be known.
         let may_speak = stream.source().is_readable() || self.head.keep_alive && !stream.source().is_watched();
@@ -277,10 +275,25 @@ struct Reply<'a> {
     begun_at: Option<u64>,
     /// Only the connection's end tells the client where the body ends.
     ends_with_connection: bool,
+    is_finished: bool,
     tunnelled: u64,
 }
 
+impl Drop for Reply<'_> {
+    /// However the exchange ended: a part of an answer is not to look like the whole.
+    fn drop(&mut self) {
+        if self.is_cut() {
+            self.stream.reset_on_close();
+        }
+    }
+}
+
 impl Reply<'_> {
+    /// Whether an answer was begun that only the connection's end completes, and is not complete.
+    fn is_cut(&self) -> bool {
+        self.ends_with_connection && !self.is_finished
+    }
+
     /// How a body of which the server says `length` is framed for this client, and who the client is.
     fn begin_with(&mut self, length: BodyLength) -> (BodyLength, hop::Client) {
         self.begun_at = Some(self.sent.writes.get());
@@ -372,7 +385,9 @@ impl Sink for Reply<'_> {
     }
 
     async fn finish(&mut self, payload: &[u8], trailers: &[u8]) -> Result<(), Fault> {
-        self.writer.finish(payload, trailers).await
+        self.writer.finish(payload, trailers).await?;
+        self.is_finished = true;
+        Ok(())
     }
 
     async fn announce(&mut self, count: u64) -> Result<bool, Fault> {

@@ -120,6 +120,13 @@ impl Downstream {
         self.is_draining.get() && self.gates_open.get() == 0 && self.connections() == 0
     }
 
+    /// Ends every exchange where it is; says how many there were. They are counted and logged as abandoned.
+    pub(crate) fn cut(&self) -> u64 {
+        let active = self.process.requests_active.get();
+        self.drivers.cut();
+        active
+    }
+
     /// Hands the lines logged so far to the helper; says how many could not be logged.
     pub(crate) fn flush_log(&self) -> u64 {
         let Some(log) = &self.log else { return 0 };

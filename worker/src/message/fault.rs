@@ -59,6 +59,8 @@ pub(crate) enum Kind {
     Expectation,
     /// Want of descriptors, connections or memory.
     Exhausted,
+    /// The worker was stopped, or failed, while it was under way.
+    Abandoned,
 }
 
 /// Why an exchange did not go well: who, when, what.
@@ -84,8 +86,8 @@ impl Fault {
 
     #[cold]
     #[inline(never)]
-    pub(crate) const fn proxy(kind: Kind) -> Fault {
-        Fault { side: Side::Proxy, stage: Stage::Route, kind }
+    pub(crate) const fn proxy(stage: Stage, kind: Kind) -> Fault {
+        Fault { side: Side::Proxy, stage, kind }
     }
 
     /// The status that tells the client (RFC 9110 §15), or that the log shows when there is no one left to tell.
@@ -94,7 +96,7 @@ impl Fault {
             (_, Kind::NoRoute) => 404,
             (_, Kind::Method) => 405,
             (_, Kind::Expectation) => 417,
-            (_, Kind::Exhausted) => 503,
+            (_, Kind::Exhausted | Kind::Abandoned) => 503,
             (_, Kind::Deadline) => 504,
             (Side::Client, Kind::Unsupported(_)) => 501,
             (Side::Client, Kind::Version) => 505,
@@ -131,6 +133,7 @@ impl Fault {
             (_, _, Method) => "method_not_allowed",
             (_, _, Expectation) => "expectation_failed",
             (_, _, Exhausted) => "proxy_exhausted",
+            (_, _, Abandoned) => "proxy_stopped",
             (_, _, Deadline) => "exchange_deadline",
             (Client, Stage::Head, TooLarge | TargetTooLong) => "client_head_too_large",
             (Client, Stage::Head, Timeout) => "client_head_timeout",
@@ -164,6 +167,7 @@ impl Fault {
             (_, Kind::Method) => "This method is not offered here.",
             (_, Kind::Expectation) => "Only the expectation 100-continue can be met.",
             (_, Kind::Exhausted) => "The proxy has no connection left for this request. Try again shortly.",
+            (_, Kind::Abandoned) => "The proxy was stopped before the exchange was over.",
             (_, Kind::Deadline) => "The exchange took longer than it may.",
             (Side::Client, Kind::Version) => "Only HTTP/1.0 and HTTP/1.1 are spoken here.",
             (Side::Client, Kind::TargetTooLong) => "The request target is too long.",
@@ -196,8 +200,8 @@ mod tests {
             (Fault::server(Stage::Head, Kind::Timeout), 504, "server_head_timeout"),
             (Fault::server(Stage::Head, Kind::Malformed("x")), 502, "server_head_malformed"),
             (Fault::server(Stage::Body, Kind::Closed), 502, "server_body_cut"),
-            (Fault::proxy(Kind::NoRoute), 404, "no_route"),
-            (Fault::proxy(Kind::Deadline), 504, "exchange_deadline"),
+            (Fault::proxy(Stage::Route, Kind::NoRoute), 404, "no_route"),
+            (Fault::proxy(Stage::Head, Kind::Deadline), 504, "exchange_deadline"),
         ] {
             assert_eq!((fault.status(), fault.token()), (status, token), "{fault:?}");
         }

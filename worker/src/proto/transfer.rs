@@ -47,7 +47,7 @@ impl Link<'_> {
         let Patience { step, deadline } = self.patience;
         let due = clock::now().saturating_add(step).min(deadline);
         self.timer.until(due, future).await.map_err(|Elapsed| match clock::now() >= deadline {
-            true => Fault::proxy(Kind::Deadline),
+            true => Fault::proxy(stage, Kind::Deadline),
             false => self.fault(stage, Kind::Timeout),
         })
     }

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
-use async_task::Runnable;
+use async_task::{Runnable, Task};
 
 /// Is told a panic's message.
 type OnPanic = Box<dyn Fn(&str)>;
@@ -20,13 +20,18 @@ thread_local! {
 
 /// Starts a task. A panic inside it ends that task alone: it is counted and reported, and the worker lives.
 pub(crate) fn spawn(future: impl Future<Output = ()> + 'static) {
+    start(future).detach();
+}
+
+/// Starts a task as [`spawn`] does. When what is returned is dropped, the task's next turn is its end.
+pub(crate) fn start(future: impl Future<Output = ()> + 'static) -> Task<()> {
     // A waker may be dropped while the thread's locals are being torn down; it then finds no queue.
     let schedule = |runnable| {
         let _ = QUEUE.try_with(|queue| queue.borrow_mut().push_back(runnable));
     };
     let (runnable, task) = async_task::spawn_local(future, schedule);
-    task.detach();
     runnable.schedule();
+    task
 }
 
 /// Runs what is queued now; what that queues waits for the next turn.

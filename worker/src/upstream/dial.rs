@@ -22,7 +22,7 @@ pub(crate) async fn connect(
     patience: Patience,
 ) -> Result<Connection, Fault> {
     if !net::has_room() {
-        return Err(Fault::proxy(Kind::Exhausted));
+        return Err(Fault::proxy(Stage::Connect, Kind::Exhausted));
     }
     let due = clock::now().saturating_add(patience.step).min(patience.deadline);
     server.cells.connects.inc();
@@ -39,10 +39,10 @@ pub(crate) async fn connect(
     });
     let kind = match opened.await {
         Ok(Ok(stream)) => return Ok(Connection { stream, born: clock::now(), requests: 0 }),
-        Ok(Err(error)) if net::is_exhaustion(&error) => return Err(Fault::proxy(Kind::Exhausted)),
+        Ok(Err(error)) if net::is_exhaustion(&error) => return Err(Fault::proxy(Stage::Connect, Kind::Exhausted)),
         Ok(Err(_)) => Kind::Refused,
         // The server has not had its time.
-        Err(Elapsed) if clock::now() >= patience.deadline => return Err(Fault::proxy(Kind::Deadline)),
+        Err(Elapsed) if clock::now() >= patience.deadline => return Err(Fault::proxy(Stage::Connect, Kind::Deadline)),
         Err(Elapsed) => Kind::Timeout,
     };
     server.cells.connect_failures.inc();
