@@ -58,6 +58,18 @@ pub struct Loaded {
     pub files: Vec<PathBuf>,
     /// The configuration in effect: one text with every default filled in, which reads back as the same configuration.
     pub text: String,
+    /// The main file, as it is named and as it reads.
+    main: (String, String),
+}
+
+impl Loaded {
+    /// Something wrong with a setting of the main file that shows only on the machine which is to run it. `path` is its
+    /// place in the document.
+    #[must_use]
+    pub fn problem(&self, path: &str, message: String, hint: &str) -> Problem {
+        let (file, text) = &self.main;
+        Problem::at(file, text, path, Invalid::new(message).hint(hint))
+    }
 }
 
 /// The settings that say which running proxy a configuration is of, and how long it may take to end.
@@ -216,6 +228,7 @@ impl Reading {
         let names: Vec<String> = self.texts.iter().map(|(path, _)| path.display().to_string()).collect();
         let files: Vec<Document<'_>> =
             names.iter().zip(&self.texts).map(|(name, (_, text))| Document { name, text }).collect();
+        let main = names.first().cloned().zip(self.texts.first().map(|(_, text)| text.clone())).unwrap_or_default();
         let has_errors = self.report.has_errors();
         let problems = self.report.finish(&files);
         match config {
@@ -224,6 +237,7 @@ impl Reading {
                 config,
                 warnings: problems,
                 files: self.texts.into_iter().map(|(path, _)| path).collect(),
+                main,
             }),
             _ => Err(Problems(problems)),
         }

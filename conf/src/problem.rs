@@ -28,6 +28,15 @@ pub struct Problem {
     pub snippet: String,
 }
 
+impl Problem {
+    /// What is wrong with the value at `path` of a document.
+    pub(crate) fn at(file: &str, text: &str, path: &str, Invalid { message, hint }: Invalid) -> Problem {
+        let (line, column) = Positions::read(text).of(path, Spot::Value);
+        let (file, path, snippet) = (file.to_owned(), path.to_owned(), snippet(text, line));
+        Problem { file, line, column, path, severity: Severity::Error, message, hint, snippet }
+    }
+}
+
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

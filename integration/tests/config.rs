@@ -50,6 +50,20 @@ fn check_reports_every_problem_at_once() {
     }
 }
 
+/// What only this machine can tell is told with its place too, before anything is started.
+#[test]
+fn check_tells_what_this_machine_lacks() {
+    let proxy = Proxy::prepared("access_log: /no/such/place/access.log\npid_file: /no/such/place/pid\nroutes: []");
+    for arguments in ["check", "run"] {
+        let finished = proxy.run([arguments]);
+        assert_eq!(finished.code, 1, "{finished:?}");
+        for (place, setting) in [("sluice.yaml:1:", "access_log"), ("sluice.yaml:2:", "pid_file")] {
+            let line = finished.stderr.lines().find(|line| line.contains(place)).unwrap_or_default();
+            assert!(line.contains(setting) && line.contains("/no/such/place"), "{finished:?}");
+        }
+    }
+}
+
 #[test]
 fn a_sound_configuration_is_said_to_be_sound() {
     let proxy = Proxy::prepared("routes: []");

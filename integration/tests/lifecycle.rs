@@ -253,6 +253,40 @@ fn workers_serve_on_when_the_master_is_killed() {
     }
 }
 
+/// Commands know such workers from a proxy that is not there, and can have them finish.
+#[test]
+fn workers_whose_master_was_killed_can_be_told_to_finish() {
+    let mut proxy = Proxy::start(&format!("worker_processes: 2\n{PIDS}"));
+    let workers = proxy.workers();
+    proxy.signal(Signal::SIGKILL);
+    assert_eq!(proxy.wait_exit(), 128 + 9);
+    for command in ["reload", "reopen"] {
+        let refused = proxy.run([command]);
+        assert_eq!(refused.code, 3, "{refused:?}");
+        assert!(refused.stderr.contains("was killed") && refused.stderr.contains("serve on"), "{refused:?}");
+    }
+    proxy.client().get("/");
+    let quit = proxy.run(["quit"]);
+    assert_eq!(quit.code, 0, "{quit:?}");
+    assert!(workers.iter().all(|worker| !worker.is_running()), "{quit:?}");
+    let refused = proxy.run(["quit"]);
+    assert!(refused.code == 3 && refused.stderr.contains("no proxy runs"), "{refused:?}");
+}
+
+/// A worker that is stopped is not shown as one that serves.
+#[test]
+fn a_loop_that_does_not_turn_is_told_of() {
+    let proxy = Proxy::start(&format!("worker_processes: 2\n{PIDS}"));
+    let hung = proxy.workers()[0];
+    hung.signal(Signal::SIGSTOP);
+    eventually("the table says so", || {
+        let page = proxy.run(["stats", "--by-worker"]).output();
+        page.contains("stalled") && page.contains("1 of 2 workers serving")
+    });
+    hung.signal(Signal::SIGCONT);
+    eventually("both serve again", || proxy.run(["stats"]).output().contains("2 of 2 workers serving"));
+}
+
 #[test]
 fn statistics_need_nobody_alive() {
     let mut proxy = Proxy::start(&format!("worker_processes: 2\n{PIDS}"));

@@ -50,9 +50,9 @@ impl Cohort {
         let listeners = Listeners::open(&config, seats, previous.map(|cohort| &cohort.listeners), company)?;
         match Rights::of(&config, listeners.count()) {
             Ok(rights) => Ok(Cohort { generation, config, seats, listeners, logs, rights }),
-            Err(reason) => {
+            Err(lack) => {
                 listeners.unlink_all_but(previous.map(|cohort| &cohort.listeners));
-                Err(reason)
+                Err(lack.into())
             }
         }
     }

@@ -15,6 +15,7 @@ mod daemon;
 mod listeners;
 mod lock;
 mod logs;
+mod machine;
 mod orphans;
 mod recipe;
 mod reload;

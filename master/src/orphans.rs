@@ -4,8 +4,9 @@
 
 use std::path::PathBuf;
 
+use shared::ident::ProcessId;
 use shared::stats::Snapshot;
-use shared::zone::{Role, Zone, ZoneError};
+use shared::zone::{Zone, ZoneError};
 use slog::{Logger, info, warn};
 
 use crate::runtime_dir::RuntimeDir;
@@ -15,38 +16,54 @@ use crate::runtime_dir::RuntimeDir;
 pub(crate) struct Orphans {
     /// What they share.
     zone: PathBuf,
+    /// The master that was killed.
+    pub(crate) master: i32,
+    /// They. What a zone says of pids is for people, and for waiting: nothing is done to the processes.
+    pub(crate) workers: Vec<ProcessId>,
 }
 
 impl Orphans {
-    /// Looks for them in the zone of `dir`, whose lock the caller holds: no master runs there. Their pids decide only
-    /// whether listening sockets are shared with them; nothing is done to the processes.
-    pub(crate) fn find(dir: &RuntimeDir, log: &Logger) -> Option<Orphans> {
+    /// Looks for them in the zone of `dir`, where no master runs. There may be none left: then `workers` is empty.
+    ///
+    /// # Errors
+    /// When there is no zone, or one that tells nothing.
+    pub(crate) fn look(dir: &RuntimeDir) -> Result<Orphans, ZoneError> {
         let zone = dir.zone();
-        let snapshot = match Snapshot::read(&zone) {
-            Ok(snapshot) => snapshot,
+        let snapshot = Snapshot::read(&zone)?;
+        let workers = snapshot.workers().filter(|process| process.is_alive).map(|process| process.id).collect();
+        Ok(Orphans { zone, master: snapshot.creator.pid, workers })
+    }
+
+    /// Looks for them on behalf of a new master, and logs what was found.
+    pub(crate) fn find(dir: &RuntimeDir, log: &Logger) -> Option<Orphans> {
+        let orphans = match Orphans::look(dir) {
+            Ok(orphans) => orphans,
             Err(ZoneError::Absent(_)) => return None,
             Err(error) => {
                 warn!(log, "a zone was left behind that tells nothing: {}", error);
                 return None;
             }
         };
-        let is_orphan = |role: Option<Role>, is_alive: bool| is_alive && role == Some(Role::Worker);
-        let pids: Vec<_> = snapshot
-            .processes
-            .iter()
-            .filter(|process| is_orphan(process.role, process.is_alive))
-            .map(|process| process.id.pid.to_string())
-            .collect();
-        if pids.is_empty() {
-            info!(log, "a master ended here without cleaning up, and left no process behind"; "master" => snapshot.creator.pid);
+        if orphans.workers.is_empty() {
+            info!(log, "a master ended here without cleaning up, and left no process behind"; "master" => orphans.master);
             return None;
         }
         warn!(log, "a killed master left workers behind: they serve until this one is ready";
-            "master" => snapshot.creator.pid, "workers" => pids.join(" "));
-        Some(Orphans { zone })
+            "master" => orphans.master, "workers" => orphans.pids());
+        Some(orphans)
     }
 
-    /// Tells them that another master is there. Call it before the zone file is replaced.
+    /// Their pids, for people.
+    pub(crate) fn pids(&self) -> String {
+        self.workers.iter().map(|worker| worker.pid.to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether one of them still runs.
+    pub(crate) fn are_alive(&self) -> bool {
+        self.workers.iter().any(|worker| worker.is_alive())
+    }
+
+    /// Has them finish, as when another master is there. Call it before the zone file is replaced.
     ///
     /// # Errors
     /// When the zone cannot be written; then they serve on beside the new workers.

@@ -14,6 +14,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use conf::Problems;
 use conf::diff::{self, Effect};
 use conf::model::Config;
 use shared::ident::{Generation, ProcessId, Seat};
@@ -26,6 +27,7 @@ use crate::cycle::{Master, Retiring};
 use crate::daemon::Outcome;
 use crate::listeners::Company;
 use crate::lock::PidFile;
+use crate::machine;
 use crate::rights::{Rights, allowed_cores};
 use crate::spawn::fork;
 
@@ -76,14 +78,7 @@ impl Master {
         info!(self.log, "reloading"; "configuration" => self.recipe.name(), "generation" => generation.0);
         let loaded = match self.recipe.load() {
             Ok(loaded) => loaded,
-            Err(problems) => {
-                for problem in &problems.0 {
-                    error!(self.log, "configuration problem: {}", problem.message;
-                        "file" => &problem.file, "line" => problem.line, "column" => problem.column, "path" => &problem.path,
-                        "hint" => problem.hint.as_deref());
-                }
-                return self.refuse(generation, problems.to_string());
-            }
+            Err(problems) => return self.refuse_text(generation, &problems),
         };
         for warning in &loaded.warnings {
             warn!(self.log, "{}", warning.message; "file" => &warning.file, "line" => warning.line, "path" => &warning.path);
@@ -95,7 +90,25 @@ impl Master {
                 format!("{} cannot change from {} to {} without a restart", change.path, change.from, change.to);
             return self.refuse(generation, reason);
         }
+        let lacks = machine::problems(&loaded);
+        if !lacks.0.is_empty() {
+            return self.refuse_text(generation, &lacks);
+        }
         self.prove(generation, loaded.config, now);
+    }
+
+    /// Refuses a configuration for what it says: each problem is a line of the log.
+    fn refuse_text(&mut self, generation: Generation, problems: &Problems) {
+        for problem in &problems.0 {
+            error!(self.log, "configuration problem: {}", problem.message;
+                "file" => &problem.file, "line" => problem.line, "column" => problem.column, "path" => &problem.path,
+                "hint" => problem.hint.as_deref());
+        }
+        let summary = problems.0.first().map(|first| match problems.0.len() {
+            1 => format!("{}:{}:{}: {}", first.file, first.line, first.column, first.message),
+            count => format!("{} has {count} problems; `sluice check` shows them", self.recipe.name()),
+        });
+        self.refuse(generation, summary.unwrap_or_default());
     }
 
     /// Lets a child try whether a worker could be built from `config`.
@@ -217,9 +230,10 @@ impl Master {
             }
         }
         let zone = self.dir.zone();
+        // First what is likelier to fail: without it nothing is left behind.
+        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
         std::fs::rename(zone.with_extension("new"), &zone)
             .map_err(|error| format!("cannot make the zone {}: {error}", zone.display()))?;
-        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
         if let Some(launch) = self.launch.take() {
             launch.report(&Outcome { code: 0, text: String::new() });
         }

@@ -35,23 +35,42 @@ struct Account {
     gid: Gid,
 }
 
+/// A setting that this machine cannot satisfy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lack {
+    /// Its place in the document.
+    pub(crate) setting: &'static str,
+    /// What is wrong, in a sentence for the operator.
+    pub(crate) reason: String,
+    /// What would be right.
+    pub(crate) hint: &'static str,
+}
+
+impl From<Lack> for String {
+    fn from(lack: Lack) -> String {
+        lack.reason
+    }
+}
+
 impl Rights {
     /// Looks up what `config` asks for. `sockets` is how many listening sockets a worker inherits.
     ///
     /// # Errors
-    /// A sentence for the operator: no such account, group or core.
-    pub(crate) fn of(config: &Config, sockets: usize) -> Result<Rights, String> {
+    /// No such account, group or core.
+    pub(crate) fn of(config: &Config, sockets: usize) -> Result<Rights, Lack> {
+        let user =
+            |reason| Lack { setting: "user", reason, hint: "name an account of this machine, as in `user: www-data`" };
+        let affinity =
+            |reason| Lack { setting: "worker_cpu_affinity", reason, hint: "name cores that it may run on, or auto" };
         let account = match &config.user {
-            Some(user) if geteuid().is_root() => Some(Account::find(&user.name, user.group.as_deref())?),
+            Some(name) if geteuid().is_root() => Some(Account::find(&name.name, name.group.as_deref()).map_err(user)?),
             _ => None,
         };
-        let cores = allowed_cores()?;
+        let cores = allowed_cores().map_err(affinity)?;
         if let CpuAffinity::Cores(entries) = &config.worker_cpu_affinity
             && let Some(core) = entries.iter().flatten().find(|core| !cores.contains(&(**core as usize)))
         {
-            return Err(format!(
-                "worker_cpu_affinity names core {core}, which this process may not run on (it may: {cores:?})"
-            ));
+            return Err(affinity(format!("core {core} is not one that this process may run on (it may: {cores:?})")));
         }
         // A spliced connection has a pipe of two beside its own descriptor.
         let descriptors = u64::from(config.worker_connections) * 2 + sockets as u64 + DESCRIPTORS_SPARE;

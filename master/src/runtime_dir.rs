@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, DirBuilder, Permissions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -87,8 +88,20 @@ impl RuntimeDir {
                 .and_then(|()| fs::set_permissions(&self.path, Permissions::from_mode(mode)))
                 .map_err(|error| format!("cannot make the runtime directory {name}: {error}"))?;
         }
-        let status = fs::symlink_metadata(&self.path)
-            .map_err(|error| format!("cannot use the runtime directory {name}: {error}"))?;
+        self.inspect().map_err(|fault| format!("{fault}: remove it, or name another with runtime_dir"))
+    }
+
+    /// Whether the directory, if it is there, can be used.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(crate) fn inspect(&self) -> Result<(), String> {
+        let uid = geteuid().as_raw();
+        let name = self.path.display();
+        let status = match fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            status => status.map_err(|error| format!("cannot use the runtime directory {name}: {error}"))?,
+        };
         let fault = if !status.is_dir() {
             "is not a directory".into()
         } else if status.uid() != uid {
@@ -98,7 +111,7 @@ impl RuntimeDir {
         } else {
             return Ok(());
         };
-        Err(format!("the runtime directory {name} {fault}: remove it, or name another with runtime_dir"))
+        Err(format!("the runtime directory {name} {fault}"))
     }
 }
 

@@ -11,6 +11,7 @@ mod attempt;
 mod desk;
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 
 use conf::model::{Action, Redirect, Respond as Fixed};
@@ -110,7 +111,11 @@ impl<S: Source, R: Respond> Drop for Active<'_, S, R> {
         asked.site.process.requests_active.dec();
         exchange.request_bytes = asked.request.head.bytes as u64 + body.bytes_taken();
         (exchange.sent_bytes, exchange.sent_body_bytes) = reply.sent();
-        finish(*asked, exchange, desk);
+        match is_over {
+            true => finish(*asked, exchange, desk),
+            // This may be the way out of a panic, and a second one would end the worker.
+            false => drop(catch_unwind(AssertUnwindSafe(|| finish(*asked, exchange, desk)))),
+        }
         desk.inbox = None;
     }
 }
@@ -275,8 +280,7 @@ fn finish(asked: Asked<'_>, exchange: &Exchange, desk: &Desk) {
         upstream: upstream.map(|upstream| (&upstream.cells, server)),
     };
     record::count(exchange, &cells);
-    // A panic while it unwinds would end the worker.
-    if let Some(log) = log.filter(|_| !std::thread::panicking()) {
+    if let Some(log) = log {
         with_view(asked, exchange, desk, |view| log.borrow_mut().line(view));
     }
 }

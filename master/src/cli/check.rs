@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::{exit, print};
+use crate::machine;
 use crate::recipe::Recipe;
-use crate::rights::Rights;
 use crate::runtime_dir::RuntimeDir;
 
 /// Tests what `recipe` says, and prints it with all defaults if `prints`. Messages go to standard error.
@@ -24,7 +24,11 @@ pub(crate) fn run(recipe: &Recipe, prints: bool, quiet: bool) -> u8 {
     if let Some(warning) = RuntimeDir::of(&loaded.config).warning() {
         eprintln!("sluice: warning: {warning}");
     }
-    if let Err(reason) = Rights::of(&loaded.config, 0).and_then(|_| worker::check(&loaded.config)) {
+    let lacks = machine::problems(&loaded);
+    if !lacks.0.is_empty() {
+        return failed(&lacks.to_string());
+    }
+    if let Err(reason) = worker::check(&loaded.config) {
         return failed(&format!("sluice: {reason}"));
     }
     if prints {

@@ -179,7 +179,7 @@ impl Cli {
             Command::Check { print } => check::run(&recipe, print, quiet),
             Command::Stats(args) => found(&|dir, _| code(stats::run(args.clone(), dir.path()))),
             Command::Top(args) => found(&|dir, _| code(top::run(args.clone(), dir.path()))),
-            Command::Reload => found(&|dir, _| signal::reload(dir, quiet)),
+            Command::Reload => found(&|dir, _| signal::reload(dir, &recipe, quiet)),
             Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
             Command::Stop => found(&|dir, _| signal::stop(dir, quiet)),
             Command::Reopen => found(&|dir, _| signal::reopen(dir)),

@@ -7,6 +7,7 @@ use crate::cycle::{Master, Start};
 use crate::daemon::{Launch, Outcome, Side, detach};
 use crate::lock::{Holder, Lock, holder};
 use crate::logs::Logs;
+use crate::machine;
 use crate::orphans::Orphans;
 use crate::recipe::Recipe;
 use crate::runtime_dir::RuntimeDir;
@@ -21,6 +22,10 @@ pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
     };
     for warning in &loaded.warnings {
         eprintln!("{warning}");
+    }
+    let lacks = machine::problems(&loaded);
+    if !lacks.0.is_empty() {
+        return complain(&format!("the configuration cannot be served here\n{lacks}"));
     }
     let dir = RuntimeDir::of(&loaded.config);
     let is_daemon = daemon || loaded.config.daemon;

@@ -12,6 +12,8 @@ use shared::stats::{Snapshot, Verdict};
 
 use super::{complain, exit, print};
 use crate::lock::{Holder, holder};
+use crate::orphans::Orphans;
+use crate::recipe::Recipe;
 use crate::runtime_dir::RuntimeDir;
 
 /// How long a reload may take: its proof, its start, and some patience.
@@ -22,17 +24,18 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const PAUSE_MS: u16 = 20;
 
 /// Asks for a reload and tells the verdict.
-pub(crate) fn reload(dir: &RuntimeDir, quiet: bool) -> u8 {
+pub(crate) fn reload(dir: &RuntimeDir, recipe: &Recipe, quiet: bool) -> u8 {
     let before = verdict(dir).map(|verdict| verdict.generation);
     let master = match send(dir, Signal::SIGHUP) {
         Ok(master) => master,
-        Err(code) => return code,
+        Err(unsent) => return unsent.complain(dir),
     };
     let deadline = Instant::now() + RELOAD_TIMEOUT;
     while Instant::now() < deadline {
         match verdict(dir).filter(|verdict| Some(verdict.generation) != before) {
             Some(verdict) if !verdict.is_accepted => {
-                return complain(&format!("the reload was refused: {}", verdict.text));
+                let shown = recipe.load().map_or_else(|problems| problems.to_string(), |_| verdict.text);
+                return complain(&format!("the reload was refused: {shown}"));
             }
             Some(_) if quiet => return exit::DONE,
             Some(verdict) => return print(&format!("generation {} serves: {}", verdict.generation, verdict.text)),
@@ -55,38 +58,80 @@ pub(crate) fn stop(dir: &RuntimeDir, quiet: bool) -> u8 {
 
 /// Asks to reopen the log files.
 pub(crate) fn reopen(dir: &RuntimeDir) -> u8 {
-    send(dir, Signal::SIGUSR1).map_or_else(|code| code, |_| exit::DONE)
+    send(dir, Signal::SIGUSR1).map_or_else(|unsent| unsent.complain(dir), |_| exit::DONE)
 }
 
 fn end(dir: &RuntimeDir, signal: Signal, bound: Duration, quiet: bool) -> u8 {
-    let master = match send(dir, signal) {
-        Ok(master) => master,
-        Err(code) => return code,
-    };
+    match send(dir, signal) {
+        Ok(master) => wait_for(|| master.is_alive(), bound, &format!("the master ({master})"), quiet),
+        Err(Unsent::Orphaned(orphans)) => {
+            if let Err(error) = orphans.retire() {
+                return complain(&format!("cannot tell the workers of the killed master: {error}"));
+            }
+            let who = format!("the workers ({}) of the killed master ({})", orphans.pids(), orphans.master);
+            wait_for(|| orphans.are_alive(), bound, &who, quiet)
+        }
+        Err(unsent) => unsent.complain(dir),
+    }
+}
+
+fn wait_for(is_alive: impl Fn() -> bool, bound: Duration, who: &str, quiet: bool) -> u8 {
     let start = Instant::now();
-    while master.is_alive() {
+    while is_alive() {
         if start.elapsed() > bound {
-            return complain(&format!("the master ({master}) has not stopped after {bound:?}"));
+            return complain(&format!("{who} did not end within {bound:?}"));
         }
         pause();
     }
-    if quiet { exit::DONE } else { print(&format!("stopped ({master})")) }
+    if quiet { exit::DONE } else { print(&format!("ended: {who}")) }
 }
 
-/// Signals the master of `dir`, which is told apart from later processes of its number. The exit code if that cannot
-/// be done.
-fn send(dir: &RuntimeDir, signal: Signal) -> Result<ProcessId, u8> {
+/// Why a signal was not sent.
+enum Unsent {
+    /// No proxy runs.
+    Absent,
+    /// Its master was killed, and its workers serve on.
+    Orphaned(Orphans),
+    /// It can't be signalled; a sentence.
+    Refused(String),
+}
+
+impl Unsent {
+    /// Tells the operator; the exit code.
+    fn complain(self, dir: &RuntimeDir) -> u8 {
+        let place = dir.path().display();
+        match self {
+            Unsent::Refused(reason) => complain(&reason),
+            Unsent::Absent => {
+                complain(&format!("no proxy runs in {place} (nobody holds {})", dir.lock().display()));
+                exit::ABSENT
+            }
+            Unsent::Orphaned(orphans) => {
+                complain(&format!(
+                    "the master in {place} ({}) was killed, and its workers ({}) serve on: start sluice again to take \
+                     over from them, or `sluice quit` has them finish",
+                    orphans.master,
+                    orphans.pids()
+                ));
+                exit::ABSENT
+            }
+        }
+    }
+}
+
+/// Signals the master of `dir`, which is told apart from later processes of its number.
+fn send(dir: &RuntimeDir, signal: Signal) -> Result<ProcessId, Unsent> {
     let place = dir.path().display();
     match holder(&dir.lock()) {
         Ok(Some(Holder { pid: Some(pid) })) => ProcessId::of(pid, 0)
             .and_then(|master| Ok(kill(Pid::from_raw(pid), signal).map(|()| master)?))
-            .map_err(|error| complain(&format!("cannot signal the master in {place} (pid {pid}): {error}"))),
-        Ok(Some(Holder { pid: None })) => Err(complain(&format!("the master in {place} is just starting"))),
-        Ok(None) => {
-            complain(&format!("no proxy runs in {place} (nobody holds {})", dir.lock().display()));
-            Err(exit::ABSENT)
-        }
-        Err(error) => Err(complain(&format!("cannot look for a proxy in {place}: {error}"))),
+            .map_err(|error| Unsent::Refused(format!("cannot signal the master in {place} (pid {pid}): {error}"))),
+        Ok(Some(Holder { pid: None })) => Err(Unsent::Refused(format!("the master in {place} is just starting"))),
+        Ok(None) => Err(match Orphans::look(dir) {
+            Ok(orphans) if !orphans.workers.is_empty() => Unsent::Orphaned(orphans),
+            _ => Unsent::Absent,
+        }),
+        Err(error) => Err(Unsent::Refused(format!("cannot look for a proxy in {place}: {error}"))),
     }
 }
 

@@ -12,7 +12,8 @@ use std::path::Path;
 use super::reader;
 use crate::ident::{Generation, ProcessId, Seat, Slot, boot_id};
 use crate::zone::{
-    Damage, ListenerTotals, ProcessTotals, Role, RouteTotals, ServerTotals, State, Totals, UpstreamTotals, ZoneError,
+    Damage, ListenerTotals, ProcessTotals, Role, RouteTotals, STALE_AFTER_NS, ServerTotals, State, Totals,
+    UpstreamTotals, ZoneError,
 };
 
 /// All that a zone said at one moment.
@@ -195,13 +196,34 @@ impl Snapshot {
     #[must_use]
     pub fn condition(&self) -> Condition {
         let has_worker = self.workers().any(|worker| worker.is_alive);
-        let serves = self.workers().any(|worker| worker.is_alive && worker.state == Some(State::Serving));
+        let serves = self.serving() > 0;
         match (self.is_supervised, has_worker) {
             _ if self.is_retired => Condition::Retired,
             (false, false) => Condition::Stopped,
             (false, true) => Condition::Orphaned,
             (true, _) if serves => Condition::Running,
             (true, _) => Condition::Unready,
+        }
+    }
+
+    /// How many workers serve: they say so, and their loops turn.
+    #[must_use]
+    pub fn serving(&self) -> usize {
+        self.workers().filter(|worker| worker.is_alive && self.status(worker) == State::Serving.name()).count()
+    }
+
+    /// What a process does, as it is shown: its state, or that it is `dead`, or that its loop is `stalled`.
+    #[must_use]
+    pub fn status(&self, process: &Process) -> &'static str {
+        match process.state {
+            _ if !process.is_alive => "dead",
+            None => "unknown",
+            Some(State::Serving | State::Draining)
+                if self.taken_ns.saturating_sub(process.heartbeat_ns) >= STALE_AFTER_NS =>
+            {
+                "stalled"
+            }
+            Some(state) => state.name(),
         }
     }
 
@@ -281,8 +303,10 @@ mod tests {
             (false, false, vec![worker(false, State::Serving)], Condition::Stopped),
             (false, true, vec![worker(true, State::Draining)], Condition::Retired),
         ] {
-            let snapshot = Snapshot { is_supervised, is_retired, processes, ..Snapshot::default() };
+            let mut snapshot = Snapshot { is_supervised, is_retired, processes, ..Snapshot::default() };
             assert_eq!(snapshot.condition(), expected);
+            snapshot.taken_ns = STALE_AFTER_NS;
+            assert_eq!(snapshot.serving(), 0, "a loop that does not turn serves nobody");
         }
     }
 }

@@ -5,8 +5,8 @@
 use shared::health;
 use shared::ident::Slot;
 use shared::stats::{
-    Condition, Distribution, ListenerTotals, Object, Process, RouteTotals, Server, ServerTotals, Snapshot, State,
-    Upstream, UpstreamTotals,
+    Condition, Distribution, ListenerTotals, Object, Process, RouteTotals, Server, ServerTotals, Snapshot, Upstream,
+    UpstreamTotals,
 };
 
 use super::View;
@@ -34,8 +34,7 @@ pub(super) fn render(view: &View) -> String {
 /// One or two lines that say how the proxy is.
 pub(crate) fn head(now: &Snapshot) -> String {
     let condition = now.condition();
-    let workers = now.workers().filter(|worker| worker.is_alive);
-    let serving = workers.clone().filter(|worker| worker.state == Some(State::Serving)).count();
+    let (serving, workers) = (now.serving(), now.workers().filter(|worker| worker.is_alive));
     let mut head = format!("sluice {}", condition.name());
     if condition != Condition::Stopped {
         let up = age(now.taken_ns.saturating_sub(now.created_ns));
@@ -64,8 +63,10 @@ struct Shown<'s> {
 impl Shown<'_> {
     fn totals(&self) -> Table {
         let totals = &self.now.totals;
-        let mut table =
-            Table::new("TOTAL", &["requests", "active", "conns", "idle", "accepted", "refused", "panics", "fds"]);
+        let mut table = Table::new(
+            "TOTAL",
+            &["requests", "active", "conns", "idle", "accepted", "evicted", "refused", "panics", "fds"],
+        );
         table.row(
             "all processes",
             [
@@ -74,6 +75,7 @@ impl Shown<'_> {
                 count(totals.connections_active),
                 count(totals.connections_idle),
                 self.count(totals.accepted),
+                self.count(totals.idle_evicted),
                 self.count(totals.accept_failures),
                 self.count(totals.panics),
                 count(totals.descriptors),
@@ -90,7 +92,7 @@ impl Shown<'_> {
             table.row(
                 &label(process),
                 [
-                    state(process).to_owned(),
+                    self.now.status(process).to_owned(),
                     process.id.pid.to_string(),
                     process.generation.to_string(),
                     self.count(totals.requests),
@@ -217,11 +219,6 @@ pub(crate) fn label(process: &Process) -> String {
     }
 }
 
-/// What it does, if it still does anything.
-pub(crate) fn state(process: &Process) -> &'static str {
-    if process.is_alive { process.state.map_or("unknown", State::name) } else { "dead" }
-}
-
 /// What the servers of an upstream have of something, together or in one slot.
 fn sum(upstream: &Upstream, slot: Option<Slot>, of: impl Fn(&ServerTotals) -> u64) -> u64 {
     let of_server = |server: &Server| match slot {
@@ -293,8 +290,8 @@ mod tests {
             role: Some(Role::Worker),
             seat: Some(Seat(127)),
             generation: Generation(12_345),
-            state: Some(State::Serving),
-            heartbeat_ns: 0,
+            state: Some(shared::stats::State::Serving),
+            heartbeat_ns: 400_000_000_000_000,
             totals: ProcessTotals { requests: much, descriptors: much, ..ProcessTotals::default() },
         };
         let named = |name: &str| name.repeat(30);

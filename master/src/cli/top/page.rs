@@ -7,10 +7,10 @@ use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Row as Cells, Sparkline, Table};
-use shared::stats::{Condition, Distribution, Snapshot, State};
+use shared::stats::{Condition, Distribution, Snapshot};
 
 use super::super::stats::quantity::{age, bytes, count, latency, rate};
-use super::super::stats::table::{label, state};
+use super::super::stats::table::label;
 use super::Top;
 use super::rows::{self, Row};
 
@@ -65,8 +65,7 @@ fn title(now: &Snapshot) -> Line<'static> {
         Condition::Unready | Condition::Orphaned => Color::Yellow,
         Condition::Retired | Condition::Stopped => Color::Red,
     };
-    let workers = now.workers().filter(|worker| worker.is_alive);
-    let serving = workers.clone().filter(|worker| worker.state == Some(State::Serving)).count();
+    let (serving, workers) = (now.serving(), now.workers().filter(|worker| worker.is_alive));
     let up = age(now.taken_ns.saturating_sub(now.created_ns));
     Line::from(vec![
         Span::from(" sluice ").bold(),
@@ -164,7 +163,7 @@ fn draw_processes(top: &Top, shown: usize, frame: &mut Frame<'_>, area: Rect) {
         cells([
             format!(" {}", label(process)),
             process.id.pid.to_string(),
-            state(process).to_owned(),
+            top.now.status(process).to_owned(),
             change.unwrap_or_else(|| "-".into()),
             count(totals.requests_active),
             count(totals.connections_active),
@@ -284,8 +283,8 @@ mod tests {
             role: Some(Role::Worker),
             seat: Some(Seat(seat)),
             generation: Generation(1),
-            state: Some(State::Serving),
-            heartbeat_ns: 0,
+            state: Some(shared::stats::State::Serving),
+            heartbeat_ns: 400_000_000_000_000,
             totals: ProcessTotals { requests, ..ProcessTotals::default() },
         };
         let totals = ServerTotals { requests, ..ServerTotals::default() };
