@@ -107,7 +107,10 @@ fn change(path: &str, old: Option<&Node>, new: Option<&Node>) -> Change {
 fn effect(path: &str) -> Effect {
     match path {
         "runtime_dir" | "daemon" | "pid_file" => Effect::Restart,
-        "user" | "worker_cpu_affinity" | "worker_connections" => Effect::NewWorkers,
+        "user" | "worker_processes" | "worker_cpu_affinity" | "worker_connections" => Effect::NewWorkers,
+        _ if path == "error_log" || path.starts_with("error_log.") => Effect::NewWorkers,
+        // How many sockets an address has is known to the workers that have them.
+        _ if path.starts_with("listeners[") && path.ends_with("].reuseport") => Effect::NewWorkers,
         _ => Effect::Live,
     }
 }
@@ -170,6 +173,22 @@ routes:
                 "(none)",
             ),
             ("\nlisteners", "\nuser: www\nlisteners", "user", Effect::NewWorkers, "(none)", "www"),
+            (
+                ":80}]",
+                ":80, reuseport: off}]",
+                "listeners[127.0.0.1:80].reuseport",
+                Effect::NewWorkers,
+                "true",
+                "false",
+            ),
+            (
+                "\nlisteners",
+                "\nerror_log: {level: error}\nlisteners",
+                "error_log.level",
+                Effect::NewWorkers,
+                "info",
+                "error",
+            ),
             ("\nlisteners", "\nruntime_dir: /x\nlisteners", "runtime_dir", Effect::Restart, "(none)", "/x"),
             ("\nlisteners", "\ndaemon: on\nlisteners", "daemon", Effect::Restart, "false", "true"),
         ];

@@ -53,11 +53,11 @@ fn subcommands_and_nginx_flags_do_the_same() {
         assert_eq!(finished.code, 0, "{arguments:?}: {finished:?}");
         assert_eq!(proxy.wait_exit(), 0, "{arguments:?}");
     }
-    let mut proxy = Proxy::start(NOTHING);
+    let proxy = Proxy::start(NOTHING);
     for (count, arguments) in [&["reload"][..], &["-s", "reload"]].into_iter().enumerate() {
         let mut command = proxy.command([]);
-        Finished::of(command.arg("-c").arg(proxy.config_path()).args(arguments)).output();
-        proxy.wait_ready(count + 2);
+        let said = Finished::of(command.arg("-c").arg(proxy.config_path()).args(arguments)).output();
+        assert!(said.contains(&format!("generation {}", count + 2)), "{said}");
     }
     proxy.run(["reopen"]).output();
     proxy.run(["-s", "reopen"]).output();

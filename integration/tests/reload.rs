@@ -15,12 +15,35 @@ fn answering(body: &str) -> String {
     format!("routes: [{{name: all, match: {{path: {{prefix: /}}}}, respond: {{status: 200, body: '{body}'}}}}]")
 }
 
+/// The same, in workers that cannot be those of [`answering`].
+fn answering_anew(body: &str) -> String {
+    format!("worker_connections: 4000\n{}", answering(body))
+}
+
+/// Routes, and with them every connection, change while the same processes go on.
 #[test]
-fn a_reload_takes_effect_and_keeps_the_master() {
+fn a_reload_takes_effect_in_the_workers_that_run() {
+    let proxy = Proxy::start(&format!("worker_processes: 4\n{}", answering("old")));
+    let (master, workers) = (proxy.master(), proxy.workers());
+    let mut kept = proxy.client();
+    assert_eq!(kept.get("/").text(), "old");
+    let said = proxy.reload(&format!("worker_processes: 4\n{}", answering("new"))).output();
+    assert!(said.contains("generation 2") && said.contains("routes[all].respond.body"), "{said}");
+    assert_eq!(kept.get("/").text(), "new");
+    for _ in 0..20 {
+        assert_eq!(proxy.client().get("/").text(), "new");
+    }
+    assert_eq!((proxy.master(), proxy.workers()), (master, workers));
+    let said = proxy.reload(&format!("worker_processes: 4\n{}", answering("new"))).output();
+    assert!(said.contains("nothing has changed"), "{said}");
+}
+
+#[test]
+fn what_running_workers_cannot_change_gets_new_ones() {
     let mut proxy = Proxy::start(&answering("old"));
     let (master, old_workers) = (proxy.master(), proxy.workers());
     assert_eq!(proxy.client().get("/").text(), "old");
-    proxy.reload(&answering("new")).output();
+    proxy.reload(&answering_anew("new")).output();
     assert_eq!(proxy.client().get("/").text(), "new");
     proxy.wait_ready(2);
     assert_eq!(proxy.master(), master);
@@ -30,11 +53,91 @@ fn a_reload_takes_effect_and_keeps_the_master() {
 
 #[test]
 fn a_signal_reloads_too() {
-    let mut proxy = Proxy::start(&answering("old"));
+    let proxy = Proxy::start(&answering("old"));
     proxy.configure(&answering("new"));
     proxy.signal(Signal::SIGHUP);
-    proxy.wait_ready(2);
-    assert_eq!(proxy.client().get("/").text(), "new");
+    eventually("the new answer", || proxy.client().get("/").text() == "new");
+    proxy.wait_log("reloaded");
+}
+
+/// A tunnel outlives the configuration that it was opened under, and its upstream.
+#[test]
+fn a_tunnel_stays_open_through_a_reload() {
+    let origin = Origin::start(|mut wire, _| {
+        wire.request();
+        wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+        loop {
+            let piece = wire.some();
+            if piece.is_empty() {
+                return;
+            }
+            wire.send(piece);
+        }
+    });
+    let proxy = Proxy::before(&origin);
+    let mut tunnel = proxy.client();
+    tunnel.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(tunnel.head().status(), 101);
+    for number in 0..10 {
+        proxy.reload(&answering(&format!("answer {number}"))).output();
+        tunnel.send(format!("<{number}>"));
+        assert_eq!(tunnel.exactly(3), format!("<{number}>").as_bytes());
+    }
+    assert_eq!(proxy.client().get("/").text(), "answer 9");
+}
+
+/// The access log is begun, changed and ended by running workers.
+#[test]
+fn logs_change_in_workers_that_run() {
+    let logging = |log: &str| format!("access_log: {log}\n{}", answering("x"));
+    let proxy = Proxy::start(&logging("off"));
+    let workers = proxy.workers();
+    let lines = |name: &str| std::fs::read_to_string(proxy.file(name)).unwrap_or_default();
+    for (file, format, expected) in [("a.log", "'$status'", "200\n"), ("b.log", "'$uri'", "/\n")] {
+        proxy.reload(&logging(&format!("{{path: '{{dir}}/{file}', format: {format}}}"))).output();
+        proxy.client().get("/");
+        eventually("the line", || lines(file) == expected);
+    }
+    proxy.reload(&logging("off")).output();
+    proxy.client().get("/");
+    assert_eq!((lines("a.log"), lines("b.log")), ("200\n".into(), "/\n".into()));
+    assert_eq!(proxy.workers(), workers);
+}
+
+/// A worker that does not answer refuses the change for all; one that dies after it is replaced by one that has it.
+#[test]
+fn a_worker_that_dies_serves_the_new_configuration_when_it_is_back() {
+    let text = |body: &str| format!("worker_processes: 4\n{}", answering(body));
+    let proxy = Proxy::start(&text("old"));
+    proxy.reload(&text("new")).output();
+    let victim = proxy.workers()[0];
+    victim.signal(Signal::SIGKILL);
+    eventually("it is replaced", || {
+        let workers = proxy.workers();
+        workers.len() == 4 && !workers.contains(&victim)
+    });
+    for _ in 0..20 {
+        assert_eq!(proxy.client().get("/").text(), "new");
+    }
+    proxy.reload(&text("newer")).output();
+    for _ in 0..20 {
+        assert_eq!(proxy.client().get("/").text(), "newer");
+    }
+}
+
+/// What no configuration names any more makes room in the zone, which holds 64 listeners.
+#[test]
+fn places_in_the_zone_are_given_back() {
+    let proxy = Proxy::start(&answering("x"));
+    let workers = proxy.workers();
+    for number in 0..150 {
+        let listeners =
+            format!("listeners: [{{address: '127.0.0.1:{{port}}'}}, {{address: 'unix:{{dir}}/{number}.sock'}}]");
+        proxy.reload(&format!("{listeners}\n{}", answering("x"))).output();
+        assert_eq!(Wire::unix(&proxy.file(&format!("{number}.sock"))).get("/").text(), "x");
+    }
+    assert!(!proxy.file("148.sock").exists());
+    assert_eq!(proxy.workers(), workers);
 }
 
 #[test]
@@ -83,8 +186,10 @@ routes: [{{match: {{path: {{prefix: /}}}}, upstream: app}}]",
     };
     thread::scope(|scope| {
         let loads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
-        for _ in 0..5 {
-            let reloaded = proxy.reload(&text);
+        for number in 0..40 {
+            // Every tenth takes new workers.
+            let anew = format!("worker_connections: {}\n", 4000 + number / 10);
+            let reloaded = proxy.reload(&format!("{anew}limits: {{keep_alive_requests: {}}}\n{text}", 1000 + number));
             assert_eq!(reloaded.code, 0, "{reloaded:?}");
         }
         done.store(true, Ordering::SeqCst);
@@ -94,13 +199,13 @@ routes: [{{match: {{path: {{prefix: /}}}}, upstream: app}}]",
     });
 }
 
-/// RFC 9112 §9.6: a connection that is kept alive is told to close, and its next request goes to a new one.
+/// RFC 9112 §9.6: when workers are replaced, a connection that is kept alive is told to close, and its next request goes to a new one.
 #[test]
 fn a_kept_connection_is_not_cut_between_request_and_answer() {
     let proxy = Proxy::start(&answering("old"));
     let mut client = proxy.client();
     client.get("/");
-    proxy.reload(&answering("new")).output();
+    proxy.reload(&answering_anew("new")).output();
     // Either it was closed while idle, or it may go on; what it must not do is swallow a request.
     eventually("the old connection ends", || client.has_news());
     assert!(client.rest().0.is_empty());
@@ -204,7 +309,7 @@ fn old_workers_do_not_stay_forever() {
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     receive(&has_arrived);
-    proxy.reload(&format!("{impatient}\n{}", answering("new"))).output();
+    proxy.reload(&format!("{impatient}\n{}", answering_anew("new"))).output();
     eventually("the old worker is gone", || old.iter().all(|worker| !worker.is_running()));
     client.rest();
 }

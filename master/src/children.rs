@@ -82,6 +82,26 @@ impl Child {
         matches!(self.role, Role::Worker { generation: its, .. } if its == generation)
     }
 
+    /// A worker's record in the zone.
+    pub(crate) fn slot(&self) -> Option<Slot> {
+        match self.role {
+            Role::Worker { slot, .. } => Some(slot),
+            Role::Control | Role::Proof => None,
+        }
+    }
+
+    /// A worker serves another configuration from now on.
+    pub(crate) fn promote(&mut self, to: Generation) {
+        if let Role::Worker { generation, .. } = &mut self.role {
+            *generation = to;
+        }
+    }
+
+    /// Ends it without further ado.
+    pub(crate) fn kill(&self) {
+        self.process.signal(Signal::SIGKILL);
+    }
+
     /// Whether it is a worker.
     pub(crate) fn is_worker(&self) -> bool {
         matches!(self.role, Role::Worker { .. })
@@ -89,9 +109,17 @@ impl Child {
 
     /// Tells a worker something; one that cannot be told is past listening, and is killed.
     pub(crate) fn tell(&self, command: &Command) {
-        if self.channel.as_ref().is_none_or(|channel| channel.send_command(command).is_err()) {
-            self.process.signal(Signal::SIGKILL);
+        if self.ask(command).is_err() {
+            self.kill();
         }
+    }
+
+    /// Tells a worker something that it may be too busy to hear.
+    ///
+    /// # Errors
+    /// When it was not told.
+    pub(crate) fn ask(&self, command: &Command) -> std::io::Result<()> {
+        self.channel.as_ref().ok_or(std::io::ErrorKind::BrokenPipe)?.send_command(command)
     }
 
     /// The next thing it has to say.

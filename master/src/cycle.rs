@@ -27,6 +27,7 @@ use crate::rights::Rights;
 use crate::runtime_dir::RuntimeDir;
 use crate::signals::Signals;
 use crate::supervisor::{Decision, Life, Supervisor};
+use crate::swap::Swap;
 
 /// The master process.
 pub(crate) struct Master {
@@ -122,9 +123,9 @@ impl Master {
     }
 
     /// Serves until told to stop.
-    pub(crate) fn run(mut self, first: conf::model::Config) -> Outcome {
+    pub(crate) fn run(mut self, first: conf::Loaded) -> Outcome {
         self.generations = 1;
-        self.prove(Generation(1), first, Instant::now());
+        self.prove(Generation(1), first.config, first.text, Vec::new(), Instant::now());
         while !(self.stopping.is_some() && self.children.iter().next().is_none()) {
             self.wait();
             let facts = self.signals.take();
@@ -225,17 +226,25 @@ impl Master {
     }
 
     fn hear(&mut self) {
-        let mut failures = Vec::new();
+        let mut heard = Vec::new();
         for child in self.children.iter_mut() {
             while let Some(report) = child.hear() {
-                if let (Report::Failed(reason), Role::Worker { generation, .. }) = (report, child.role) {
-                    failures.push((child.pid(), generation, reason));
-                }
+                heard.push((child.pid(), child.role, report));
             }
         }
-        for (pid, generation, reason) in failures {
-            error!(self.log, "a worker cannot serve: {}", reason; "worker" => pid);
-            self.give_up_start(generation, reason);
+        for (pid, role, report) in heard {
+            let Role::Worker { generation, slot, .. } = role else { continue };
+            match report {
+                Report::Failed(reason) => {
+                    error!(self.log, "a worker cannot serve: {}", reason; "worker" => pid);
+                    self.give_up_start(generation, reason);
+                }
+                Report::Settled(generation) => {
+                    self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
+                }
+                Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
+                Report::Ready | Report::Reopened => {}
+            }
         }
     }
 
@@ -268,6 +277,7 @@ impl Master {
     }
 
     fn worker_ended(&mut self, child: &Child, seat: Seat, generation: Generation, exit: Exit, now: Instant) {
+        self.swap_lost(child.pid(), exit);
         let log = self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0));
         if child.is_leaving() {
             info!(log, "a worker has gone: {}", exit);
@@ -370,7 +380,9 @@ impl Master {
         }
         self.stopping = Some(urgency);
         self.respawns.clear();
-        if let Some(Change::Starting { cohort, .. }) = self.change.take() {
+        if let Some(Change::Starting { cohort, .. } | Change::Swapping(Swap { cohort: Some(cohort), .. })) =
+            self.change.take()
+        {
             cohort.listeners.unlink_all_but(None);
         }
         // Closed before workers are told, so that the queues which they run dry are the last of it.

@@ -100,6 +100,15 @@ impl Listeners {
         self.bound.iter().map(|bound| share(&bound.sockets)).collect()
     }
 
+    /// The sockets of addresses that `previous` does not have, with the number of their listener.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub(crate) fn share_new(&self, previous: &Listeners) -> io::Result<Vec<(u32, Vec<OwnedFd>)>> {
+        let new = (0..).zip(&self.bound).filter(|(_, bound)| previous.at(&bound.address).is_none());
+        new.map(|(number, bound)| Ok((number, share(&bound.sockets)?))).collect()
+    }
+
     /// Makes the kernel deal new connections to these sockets, where `previous` had fewer or more of an address; those
     /// that are queued stay where they are. Says whether a socket that is about to go has lost its share: it then needs
     /// a moment until connections half open have arrived in its queue.

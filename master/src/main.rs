@@ -25,6 +25,7 @@ mod signals;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;
 mod supervisor;
+mod swap;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -1,11 +1,13 @@
 //! A change of the configuration; the start is the first one.
 //!
 //! ```text
-//! load -> prove (a child without rights builds it) -> open, publish, fork -> all ready -> commit
-//!   |        |                                            |                     |
-//!   +--------+--------------------------------------------+---------------------+--> refuse: nothing has changed
+//!                                                     +-> swap: all prepared -> commit -> all swapped
+//! load -> prove (a child without rights builds it) ---+
+//!   |        |                                        +-> fork: all ready -> commit, the old cohort drains
+//!   +--------+-----------------------------------------------------+--> refuse: nothing has changed
 //! ```
-//! Up to the commit the old cohort serves as before. After it the old cohort drains.
+//! Running workers swap their configuration (`swap.rs`) unless the change takes other ones. Up to the commit all serve as
+//! before.
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +32,7 @@ use crate::lock::PidFile;
 use crate::machine;
 use crate::rights::{Rights, allowed_cores};
 use crate::spawn::fork;
+use crate::swap::Swap;
 
 /// How long the proof of a configuration may take.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,6 +51,10 @@ pub(crate) enum Change {
         generation: Generation,
         /// What would be served.
         config: Arc<Config>,
+        /// The same as text, for workers that run already.
+        text: String,
+        /// In what it differs from what is served.
+        changes: Vec<diff::Change>,
         /// Where the child says what is wrong.
         report: PipeReader,
         /// When it has taken too long.
@@ -60,13 +67,17 @@ pub(crate) enum Change {
         /// When they have taken too long.
         deadline: Instant,
     },
+    /// The workers that run take it over.
+    Swapping(Swap),
 }
 
 impl Change {
     /// When it has taken too long.
     pub(crate) fn deadline(&self) -> Instant {
         match self {
-            Change::Proving { deadline, .. } | Change::Starting { deadline, .. } => *deadline,
+            Change::Proving { deadline, .. }
+            | Change::Starting { deadline, .. }
+            | Change::Swapping(Swap { deadline, .. }) => *deadline,
         }
     }
 }
@@ -83,9 +94,9 @@ impl Master {
         for warning in &loaded.warnings {
             warn!(self.log, "{}", warning.message; "file" => &warning.file, "line" => warning.line, "path" => &warning.path);
         }
-        let fixed =
+        let changes =
             self.serving.as_ref().map(|cohort| diff::changes(&cohort.config, &loaded.config)).unwrap_or_default();
-        if let Some(change) = fixed.iter().find(|change| change.effect == Effect::Restart) {
+        if let Some(change) = changes.iter().find(|change| change.effect == Effect::Restart) {
             let reason =
                 format!("{} cannot change from {} to {} without a restart", change.path, change.from, change.to);
             return self.refuse(generation, reason);
@@ -94,7 +105,7 @@ impl Master {
         if !lacks.0.is_empty() {
             return self.refuse_text(generation, &lacks);
         }
-        self.prove(generation, loaded.config, now);
+        self.prove(generation, loaded.config, loaded.text, changes, now);
     }
 
     /// Refuses a configuration for what it says: each problem is a line of the log.
@@ -112,12 +123,19 @@ impl Master {
     }
 
     /// Lets a child try whether a worker could be built from `config`.
-    pub(crate) fn prove(&mut self, generation: Generation, config: Config, now: Instant) {
+    pub(crate) fn prove(
+        &mut self,
+        generation: Generation,
+        config: Config,
+        text: String,
+        changes: Vec<diff::Change>,
+        now: Instant,
+    ) {
         match start_proof(&config) {
             Ok((child, report)) => {
                 self.children.add(child);
-                let deadline = now + PROOF_TIMEOUT;
-                self.change = Some(Change::Proving { generation, config: Arc::new(config), report, deadline });
+                let (deadline, config) = (now + PROOF_TIMEOUT, Arc::new(config));
+                self.change = Some(Change::Proving { generation, config, text, changes, report, deadline });
             }
             Err(reason) => self.refuse(generation, reason),
         }
@@ -126,11 +144,16 @@ impl Master {
     /// The proof has ended.
     pub(crate) fn proved(&mut self, exit: Exit, now: Instant) {
         // A proof whose change was given up is not asked any more.
-        let Some(Change::Proving { generation, config, report, .. }) = self.change.take() else { return };
+        let Some(Change::Proving { generation, config, text, changes, report, .. }) = self.change.take() else {
+            return;
+        };
         let mut reason = String::new();
         // What cannot be read is not said; the exit code decides.
         let _ = report.take(REASON_BYTES_MAX).read_to_string(&mut reason);
         let outcome = match exit {
+            Exit::Code(worker::exit::OK) if self.can_swap(&changes) => {
+                self.start_swap(generation, config, &text, &changes, now)
+            }
             Exit::Code(worker::exit::OK) => self.start_cohort(generation, config, now),
             _ if reason.is_empty() => Err(format!("the trial of the configuration failed: {exit}")),
             _ => Err(reason),
@@ -186,6 +209,7 @@ impl Master {
                 return self.refuse(generation, reason);
             }
             Some(Change::Proving { .. }) => return,
+            Some(Change::Swapping(_)) => return self.advance_swap(now),
             Some(Change::Starting { cohort, .. }) => cohort.generation,
         };
         let waiting = self.children.iter().filter(|child| child.is_of(generation) && !child.is_ready).count();
@@ -264,6 +288,7 @@ impl Master {
                 self.children.urge(Urgency::Drain, now, patience, is_new);
                 cohort.listeners.unlink_all_but(self.serving.as_ref().map(|serving| &serving.listeners));
             }
+            Some(Change::Swapping(swap)) => self.abandon_swap(swap),
         }
         let Some(serving) = &self.serving else { return self.fail(reason, now) };
         error!(self.log, "reload refused: {}", reason; "generation" => generation.0, "serving" => serving.generation.0);

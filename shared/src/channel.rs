@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::fd;
+use crate::ident::Generation;
 
 const VERSION: u8 = 1;
 /// The most bytes a frame has, head included.
@@ -33,7 +34,33 @@ pub enum Command {
         /// The error log.
         error_log: Option<OwnedFd>,
     },
+    /// Listening sockets for the [`Prepare`](Command::Prepare) that follows: one a seat, or one. An address may take more
+    /// than one such frame.
+    Sockets {
+        /// Which of the configuration's listeners they are of.
+        listener: u32,
+        /// They, in the order of seats, at most [`SOCKETS_MAX`] a frame.
+        sockets: Vec<OwnedFd>,
+    },
+    /// Make everything ready to serve another configuration, and say so; go on with the present one.
+    Prepare {
+        /// Its number.
+        generation: Generation,
+        /// Its text, sealed.
+        text: OwnedFd,
+        /// Where its objects are in the zone, sealed.
+        bearings: OwnedFd,
+        /// Where its access log goes, if it has one.
+        access_log: Option<OwnedFd>,
+    },
+    /// Serve what was prepared from now on.
+    Commit(Generation),
+    /// Forget what was prepared, or sent for it.
+    Abandon,
 }
+
+/// The most sockets in one [`Command::Sockets`].
+pub const SOCKETS_MAX: usize = fd::DESCRIPTORS_MAX;
 
 /// What a worker tells the master.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +71,14 @@ pub enum Report {
     Failed(String),
     /// It writes to the new log files.
     Reopened,
+    /// It could serve that configuration.
+    Prepared(Generation),
+    /// It could not, and why.
+    Refused(Generation, String),
+    /// It serves that configuration.
+    Swapped(Generation),
+    /// It has let go of everything that this configuration does not name.
+    Settled(Generation),
 }
 
 /// One end of the channel; non-blocking, closed on exec.
@@ -80,6 +115,16 @@ impl Channel {
                 let files: Vec<_> = [access_log, error_log].into_iter().flatten().map(AsFd::as_fd).collect();
                 fd::send(self.as_fd(), &[VERSION, 3, which], &files)
             }
+            Command::Sockets { listener, sockets } => {
+                let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                fd::send(self.as_fd(), &frame(4, &listener.to_ne_bytes(), b""), &sockets)
+            }
+            Command::Prepare { generation, text, bearings, access_log } => {
+                let files: Vec<_> = [text, bearings].into_iter().chain(access_log).map(AsFd::as_fd).collect();
+                fd::send(self.as_fd(), &frame(5, &generation.0.to_ne_bytes(), b""), &files)
+            }
+            Command::Commit(generation) => fd::send(self.as_fd(), &frame(6, &generation.0.to_ne_bytes(), b""), &[]),
+            Command::Abandon => fd::send(self.as_fd(), &[VERSION, 7], &[]),
         }
     }
 
@@ -99,6 +144,22 @@ impl Channel {
                 let error_log = if which & ERROR_LOG == 0 { None } else { files.next() };
                 Ok(Some(Command::Reopen { access_log, error_log }))
             }
+            ([4, listener @ ..], 1..) => {
+                let listener = u32::from_ne_bytes(number(listener)?);
+                Ok(Some(Command::Sockets { listener, sockets: files }))
+            }
+            ([5, generation @ ..], 2..=3) => {
+                let generation = Generation(u64::from_ne_bytes(number(generation)?));
+                let mut files = files.into_iter();
+                match (files.next(), files.next()) {
+                    (Some(text), Some(bearings)) => {
+                        Ok(Some(Command::Prepare { generation, text, bearings, access_log: files.next() }))
+                    }
+                    _ => Err(invalid("no such command")),
+                }
+            }
+            ([6, generation @ ..], 0) => Ok(Some(Command::Commit(Generation(u64::from_ne_bytes(number(generation)?))))),
+            ([7], 0) => Ok(Some(Command::Abandon)),
             _ => Err(invalid("no such command")),
         }
     }
@@ -116,7 +177,17 @@ impl Channel {
                 fd::send(self.as_fd(), &frame, &[])
             }
             Report::Reopened => fd::send(self.as_fd(), &[VERSION, 3], &[]),
+            Report::Prepared(generation) => self.send_of(4, *generation, b""),
+            Report::Refused(generation, reason) => {
+                self.send_of(5, *generation, &reason.as_bytes()[..reason.floor_char_boundary(FRAME_BYTES_MAX - 10)])
+            }
+            Report::Swapped(generation) => self.send_of(6, *generation, b""),
+            Report::Settled(generation) => self.send_of(7, *generation, b""),
         }
+    }
+
+    fn send_of(&self, kind: u8, generation: Generation, text: &[u8]) -> io::Result<()> {
+        fd::send(self.as_fd(), &frame(kind, &generation.0.to_ne_bytes(), text), &[])
     }
 
     /// The next report, or `None` when the worker is gone.
@@ -130,6 +201,16 @@ impl Channel {
             [1] => Ok(Some(Report::Ready)),
             [2, reason @ ..] => Ok(Some(Report::Failed(String::from_utf8_lossy(reason).into_owned()))),
             [3] => Ok(Some(Report::Reopened)),
+            [kind @ 4..=7, rest @ ..] => {
+                let (number_bytes, text) = rest.split_at_checked(8).ok_or_else(|| invalid("a frame that was cut"))?;
+                let generation = Generation(u64::from_ne_bytes(number(number_bytes)?));
+                Ok(Some(match kind {
+                    4 => Report::Prepared(generation),
+                    5 => Report::Refused(generation, String::from_utf8_lossy(text).into_owned()),
+                    6 => Report::Swapped(generation),
+                    _ => Report::Settled(generation),
+                }))
+            }
             _ => Err(invalid("no such report")),
         }
     }
@@ -146,6 +227,14 @@ impl Channel {
             _ => Err(invalid("another version of the control channel")),
         }
     }
+}
+
+fn frame(kind: u8, number: &[u8], text: &[u8]) -> Vec<u8> {
+    [&[VERSION, kind], number, text].concat()
+}
+
+fn number<const N: usize>(bytes: &[u8]) -> io::Result<[u8; N]> {
+    bytes.try_into().map_err(|_| invalid("a frame that was cut"))
 }
 
 impl AsFd for Channel {
@@ -194,6 +283,35 @@ mod tests {
     }
 
     #[test]
+    fn a_change_arrives_as_it_was_sent() {
+        let (master, worker) = Channel::pair().unwrap();
+        let file = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let generation = Generation(7);
+        master.send_command(&Command::Sockets { listener: 3, sockets: vec![file(), file()] }).unwrap();
+        for access_log in [None, Some(file())] {
+            let prepare = Command::Prepare { generation, text: file(), bearings: file(), access_log };
+            master.send_command(&prepare).unwrap();
+        }
+        master.send_command(&Command::Commit(generation)).unwrap();
+        master.send_command(&Command::Abandon).unwrap();
+        let next = || worker.recv_command().unwrap().unwrap();
+        assert!(matches!(next(), Command::Sockets { listener: 3, sockets } if sockets.len() == 2));
+        assert!(matches!(next(), Command::Prepare { generation: Generation(7), access_log: None, .. }));
+        assert!(matches!(next(), Command::Prepare { access_log: Some(_), .. }));
+        assert!(matches!(next(), Command::Commit(Generation(7))));
+        assert!(matches!(next(), Command::Abandon));
+        for report in [
+            Report::Prepared(generation),
+            Report::Refused(generation, "no".into()),
+            Report::Swapped(generation),
+            Report::Settled(generation),
+        ] {
+            worker.send_report(&report).unwrap();
+            assert_eq!(master.recv_report().unwrap(), Some(report));
+        }
+    }
+
+    #[test]
     fn reports_arrive_and_long_reasons_are_cut_at_a_character() {
         let (master, worker) = Channel::pair().unwrap();
         for report in [Report::Ready, Report::Reopened, Report::Failed("no".into())] {
@@ -211,7 +329,9 @@ mod tests {
     #[test]
     fn frames_that_are_not_ours_are_refused() {
         let (a, b) = Channel::pair().unwrap();
-        for frame in [&[2, 1][..], &[1], &[1, 9], &[1, 1, 0], &[1, 3, 1], &[1, 3, 7], &[0]] {
+        for frame in
+            [&[2, 1][..], &[1], &[1, 9], &[1, 1, 0], &[1, 3, 1], &[1, 3, 7], &[1, 4], &[1, 5, 0], &[1, 6, 1], &[0]]
+        {
             fd::send(a.as_fd(), frame, &[]).unwrap();
             assert_eq!(b.recv_command().unwrap_err().kind(), io::ErrorKind::InvalidData, "{frame:?}");
         }

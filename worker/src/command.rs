@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod change;
+
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::future::poll_fn;
@@ -12,12 +14,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use conf::model::Config;
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use shared::channel::{Channel, Command, Report};
-use shared::ident::Seat;
+use shared::ident::{Seat, Slot};
 use shared::log::Target;
 use shared::stats::{ProcessCells, State};
 use shared::zone::Zone;
@@ -33,6 +36,7 @@ use crate::runtime::{buffer, executor, net};
 use crate::site::{Blueprint, Site};
 use crate::upstream::Servers;
 use crate::{Start, exit};
+use change::{Incoming, Papers};
 
 /// How often the worker shows that it lives and keeps house, in nanoseconds. Another one takes over the sockets of a
 /// worker that has not for four times as long.
@@ -45,6 +49,7 @@ const LOG_FINISH: Duration = Duration::from_secs(5);
 /// One worker.
 pub(crate) struct Worker {
     seat: Seat,
+    slot: Slot,
     zone: &'static Zone,
     process: ProcessCells,
     channel: Channel,
@@ -56,7 +61,8 @@ pub(crate) struct Worker {
     downstream: Rc<Downstream>,
     gates: RefCell<Vec<Gate>>,
     servers: Rc<Servers>,
-    helper: Option<Rc<Helper>>,
+    helper: RefCell<Option<Rc<Helper>>>,
+    change: Incoming,
     log: Logger,
     error_log: Target,
     is_stopped: Cell<bool>,
@@ -86,8 +92,7 @@ impl Worker {
             let helper = config.access_log.is_some().then(|| Helper::start(access_log, log.clone())).transpose();
             let helper = helper.map_err(|error| format!("cannot start a thread: {error}"))?.map(Rc::new);
             let site = Site::open(Blueprint::draw(Arc::clone(&config)), zone, slot, &servers)?;
-            let access = config.access_log.as_ref().zip(helper.as_ref());
-            let access = access.map(|(log, helper)| AccessLog::new(&log.format, Rc::clone(helper)));
+            let access = access_log_of(&config, helper.as_ref());
             let downstream = Downstream::new(Rc::new(site), access, log.clone());
             let mut gates = Vec::new();
             for (listener, sockets) in config.listeners.iter().zip(listeners) {
@@ -108,6 +113,7 @@ impl Worker {
         executor::on_panic(move |message| error!(report, "an exchange panicked and was closed: {}", message));
         Ok(Rc::new(Worker {
             seat,
+            slot,
             zone,
             process,
             channel,
@@ -117,7 +123,8 @@ impl Worker {
             downstream,
             gates: RefCell::new(gates),
             servers,
-            helper,
+            helper: RefCell::new(helper),
+            change: Incoming::default(),
             log,
             error_log,
             is_stopped: Cell::new(false),
@@ -151,7 +158,7 @@ impl Worker {
             warn!(self.log, "stopped before all was finished: exchanges were cut"; "exchanges" => cut);
         }
         self.downstream.flush_log();
-        if self.helper.as_ref().is_some_and(|helper| !helper.finish(LOG_FINISH)) {
+        if self.helper.borrow().as_ref().is_some_and(|helper| !helper.finish(LOG_FINISH)) {
             warn!(self.log, "the access log takes no lines: the last ones are lost");
         }
         match ran {
@@ -171,7 +178,7 @@ impl Worker {
                 Ok(Some(Command::Drain)) => self.drain(),
                 Ok(Some(Command::Stop)) => self.is_stopped.set(true),
                 Ok(Some(Command::Reopen { access_log, error_log })) => {
-                    if let (Some(file), Some(helper)) = (access_log, &self.helper) {
+                    if let (Some(file), Some(helper)) = (access_log, &*self.helper.borrow()) {
                         self.downstream.flush_log();
                         helper.reopen(Some(File::from(file)));
                     }
@@ -180,6 +187,13 @@ impl Worker {
                     }
                     self.report(&Report::Reopened);
                 }
+                Ok(Some(Command::Sockets { listener, sockets })) => self.change.add_sockets(listener, sockets),
+                Ok(Some(Command::Prepare { generation, text, bearings, access_log })) => {
+                    let papers = Papers { generation, text, bearings, access_log: access_log.map(File::from) };
+                    executor::spawn(Rc::clone(&self).prepare(papers));
+                }
+                Ok(Some(Command::Commit(generation))) => self.commit(generation),
+                Ok(Some(Command::Abandon)) => self.change.abandon(),
                 Ok(None) => {
                     info!(self.log, "the master is gone: serving on without it");
                     return;
@@ -221,6 +235,7 @@ impl Worker {
             }
             if beat % BEATS_PER_CHORE == 0 {
                 self.servers.sweep();
+                self.settle();
                 self.report_figures();
             }
         }
@@ -254,7 +269,8 @@ impl Worker {
         let process = &self.process;
         let (lost, panics) = (self.downstream.flush_log(), executor::panics());
         let (lost_before, panics_before) = self.counted.replace((lost, panics));
-        process.log_lines_dropped.add(lost - lost_before);
+        // Another configuration's log begins at nothing.
+        process.log_lines_dropped.add(if lost >= lost_before { lost - lost_before } else { lost });
         process.panics.add(panics - panics_before);
         process.buffers_bytes.set(buffer::in_use_bytes());
         process.upstream_idle.set(self.servers.idle());
@@ -267,6 +283,11 @@ impl Worker {
             warn!(self.log, "cannot tell the master: {:?}", report; "reason" => %error);
         }
     }
+}
+
+fn access_log_of(config: &Config, helper: Option<&Rc<Helper>>) -> Option<AccessLog> {
+    let (log, helper) = config.access_log.as_ref().zip(helper)?;
+    Some(AccessLog::new(&log.format, Rc::clone(helper)))
 }
 
 async fn readable(source: &Registration) {

@@ -1,6 +1,6 @@
 //! The one thread beside a worker's loop: for work that blocks.
 //!
-//! It writes the access log. Jobs are done in order. It obeys no signal and knows no
+//! It writes the access log and draws the blueprints of other configurations. Jobs are done in order. It obeys no signal and knows no
 //! connection; the loop never waits for it, except at the end, and then not forever.
 
 #![forbid(unsafe_code)]
@@ -64,6 +64,7 @@ impl Helper {
                         let _ = give_back.send(lines);
                     }
                     Job::Reopen(file) => target = file,
+                    Job::Run(work) => work(),
                     Job::End => break,
                 }
             }
@@ -97,6 +98,11 @@ impl Helper {
         let _ = self.jobs.send(Job::Reopen(file));
     }
 
+    /// Has other work done, behind what was handed over before.
+    pub(crate) fn run(&self, work: impl FnOnce() + Send + 'static) {
+        let _ = self.jobs.send(Job::Run(Box::new(work)));
+    }
+
     /// Waits until all jobs are done and the thread ends, but no longer than `bound`; says whether it has. A thread that
     /// hasn't, blocked in a write, ends with the process. Jobs that come later are not done.
     pub(crate) fn finish(&self, bound: Duration) -> bool {
@@ -108,6 +114,7 @@ impl Helper {
 enum Job {
     Write(Vec<u8>),
     Reopen(Option<File>),
+    Run(Box<dyn FnOnce() + Send>),
     End,
 }
 

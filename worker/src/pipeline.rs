@@ -47,7 +47,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) client: &'a Client,
     pub(crate) request: Request<'a>,
     pub(crate) listener: &'a ListenerCells,
-    pub(crate) log: Option<&'a RefCell<AccessLog>>,
+    pub(crate) log: &'a RefCell<Option<AccessLog>>,
 }
 
 /// Answers a request, or says why it can't be: `head` tells whether it could be read at all.
@@ -280,8 +280,8 @@ fn finish(asked: Asked<'_>, exchange: &Exchange, desk: &Desk) {
         upstream: upstream.map(|upstream| (&upstream.cells, server)),
     };
     record::count(exchange, &cells);
-    if let Some(log) = log {
-        with_view(asked, exchange, desk, |view| log.borrow_mut().line(view));
+    if let Some(log) = &mut *log.borrow_mut() {
+        with_view(asked, exchange, desk, |view| log.line(view));
     }
 }
 

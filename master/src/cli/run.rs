@@ -60,7 +60,7 @@ fn serve(recipe: Recipe, loaded: Loaded, dir: RuntimeDir, launch: Option<Launch>
     let greeting = (recipe == Recipe::BuiltIn && !quiet).then(|| GREETING.to_owned());
     let mut launch = launch;
     match prepare(recipe, &loaded, dir, &mut launch, greeting) {
-        Ok(master) => master.run(loaded.config),
+        Ok(master) => master.run(loaded),
         Err(outcome) => {
             if let Some(launch) = launch {
                 launch.report(&outcome);

@@ -62,6 +62,16 @@ pub(super) struct Placement {
     pub(super) ground: Ground,
 }
 
+/// Where a process finds an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bearing {
+    pub(super) kind: Kind,
+    pub(super) index: u32,
+    /// The histogram's, if it has one.
+    pub(super) block: Option<u64>,
+    pub(super) key: String,
+}
+
 /// What an index held before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ground {
@@ -176,6 +186,55 @@ impl Ledger {
             .filter(|(.., named)| *named >= publication)
             .map(|(kind, index, _)| (kind, index))
             .collect()
+    }
+
+    /// Every object of the last publication, as the process in `slot` finds it.
+    pub(super) fn bearings(&self, slot: Slot) -> Vec<Bearing> {
+        let of = |kind: Kind| {
+            let rows = (0..).zip(&self.tables[kind as usize].rows).filter(|(_, row)| row.named == self.publication);
+            rows.map(move |(index, row)| Bearing {
+                kind,
+                index,
+                block: row.blocks.get(&slot).copied(),
+                key: row.key.clone(),
+            })
+        };
+        Kind::ALL.into_iter().flat_map(of).collect()
+    }
+
+    /// Takes over what another process's book says of a publication, for the process in `slot`.
+    pub(super) fn learn(&mut self, slot: Slot, publication: u64, bearings: Vec<Bearing>) {
+        self.publication = publication;
+        for Bearing { kind, index, block, key } in bearings {
+            let table = &mut self.tables[kind as usize];
+            if table.rows.len() <= index as usize {
+                table.rows.resize_with(index as usize + 1, Row::default);
+            }
+            let row = &mut table.rows[index as usize];
+            if row.key != key {
+                if table.by_key.get(&row.key) == Some(&index) {
+                    table.by_key.remove(&row.key);
+                }
+                row.key.clone_from(&key);
+                table.by_key.insert(key, index);
+            }
+            row.named = publication;
+            if let Some(block) = block {
+                row.blocks.insert(slot, block);
+            }
+        }
+    }
+
+    /// The objects of `generation` are those of the last publication.
+    pub(super) fn promote(&mut self, generation: Generation) {
+        self.generations.entry(generation).or_insert(self.publication);
+    }
+
+    /// The process in `slot` holds no object any more that `generation` does not name.
+    pub(super) fn settle(&mut self, slot: Slot, generation: Generation) {
+        if let (Some(claim), Some(publication)) = (self.claims.get_mut(&slot), self.generations.get(&generation)) {
+            claim.publication = claim.publication.max(*publication);
+        }
     }
 
     /// The block of a histogram.

@@ -29,6 +29,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::clock::monotonic_ns;
 use crate::ident::{Generation, ProcessId, Slot, boot_id};
 
+mod bearings;
 mod catalog;
 mod cell;
 mod error;

@@ -6,9 +6,10 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use conf::model;
+use conf::value::Address;
 use shared::ident::Seat;
 use shared::stats::{ListenerCells, ProcessCells};
 
@@ -32,25 +33,27 @@ const WANT_PAUSE: u64 = 100 * MILLISECOND;
 
 /// An address that clients come to.
 pub(crate) struct Door {
+    address: Address,
     pub(super) cells: ListenerCells,
     pub(super) process: ProcessCells,
     /// The address, if it is one and not all of the machine's.
     pub(super) local: Option<SocketAddr>,
     /// Whether connections open with a PROXY protocol header.
-    pub(super) proxy_protocol: bool,
+    pub(super) proxy_protocol: Cell<bool>,
     /// Whether the last connection that was asked at once for its request had brought it along.
     is_prompt: Cell<bool>,
-    downstream: std::rc::Weak<Downstream>,
+    downstream: Weak<Downstream>,
 }
 
 impl Door {
     /// Where clients of this listener come in.
     pub(crate) fn of(downstream: &Rc<Downstream>, listener: &model::Listener, cells: ListenerCells) -> Rc<Door> {
         Rc::new(Door {
+            address: listener.address.clone(),
             cells,
             process: downstream.process,
             local: listener.socket_addr().filter(|address| !address.ip().is_unspecified() && address.port() != 0),
-            proxy_protocol: listener.proxy_protocol,
+            proxy_protocol: Cell::new(listener.proxy_protocol),
             is_prompt: Cell::new(true),
             downstream: Rc::downgrade(downstream),
         })
@@ -75,27 +78,39 @@ pub(crate) struct Gate {
     /// Whose socket it is; all workers accept from one that is nobody's.
     seat: Option<Seat>,
     door: Rc<Door>,
-    /// Of the last opening, whether it is to last: each has its own, so that one which ends late ends nothing else.
-    is_open: RefCell<Rc<Cell<bool>>>,
+    /// Of the last opening, what it is to do: each has its own, so that one which ends late ends nothing else.
+    order: RefCell<Rc<Cell<Order>>>,
+}
+
+/// What an open gate is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Order {
+    /// Let clients in.
+    Accept,
+    /// Let in who is in the queue, then shut: nobody will take what is left.
+    Empty,
+    /// Shut at once: the queue is another worker's.
+    #[default]
+    Shut,
 }
 
 /// An open gate; dropped, it is shut, however that comes.
 struct Opening {
     downstream: Rc<Downstream>,
-    is_open: Rc<Cell<bool>>,
+    order: Rc<Cell<Order>>,
 }
 
 impl Opening {
-    fn new(downstream: &Rc<Downstream>, is_open: &Rc<Cell<bool>>) -> Opening {
+    fn new(downstream: &Rc<Downstream>, order: &Rc<Cell<Order>>) -> Opening {
         downstream.gates_open.set(downstream.gates_open.get() + 1);
-        is_open.set(true);
-        Opening { downstream: Rc::clone(downstream), is_open: Rc::clone(is_open) }
+        order.set(Order::Accept);
+        Opening { downstream: Rc::clone(downstream), order: Rc::clone(order) }
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.is_open.set(false);
+        self.order.set(Order::Shut);
         self.downstream.gates_open.set(self.downstream.gates_open.get() - 1);
     }
 }
@@ -114,7 +129,7 @@ impl Gate {
             socket,
             seat: (!is_shared).then_some(Seat(seat)),
             door: Rc::clone(&door),
-            is_open: RefCell::default(),
+            order: RefCell::default(),
         };
         (0..).zip(sockets).map(gate).collect()
     }
@@ -130,18 +145,38 @@ impl Gate {
         is_served: impl FnOnce(Seat) -> bool,
     ) -> std::io::Result<()> {
         let should_open = self.seat.is_none_or(|seat| seat == own || !is_served(seat));
-        let is_open = self.is_open.borrow().get();
+        let is_open = self.order.borrow().get() == Order::Accept;
         if should_open && !is_open && !downstream.is_draining() {
             let listener = Listener::new(self.socket.as_fd().try_clone_to_owned()?, self.seat.is_none())?;
-            let is_open = Rc::default();
-            let opening = Opening::new(downstream, &is_open);
-            self.is_open.replace(is_open);
+            let order = Rc::default();
+            let opening = Opening::new(downstream, &order);
+            self.order.replace(order);
             executor::spawn(Rc::clone(downstream).accept_from(listener, Rc::clone(&self.door), opening));
         } else if !should_open && is_open {
-            self.is_open.borrow().set(false);
+            self.order.borrow().set(Order::Shut);
             downstream.orders.raise();
         }
         Ok(())
+    }
+
+    /// Whether it is of the listener on `address`.
+    pub(crate) fn is_at(&self, address: &Address) -> bool {
+        self.door.address == *address
+    }
+
+    /// Takes over what another configuration says of the listener.
+    pub(crate) fn adapt(&self, listener: &model::Listener) {
+        self.door.proxy_protocol.set(listener.proxy_protocol);
+    }
+
+    /// Shuts the gate for good, once its queue is empty. What comes back dies with the last connection that came through it.
+    pub(crate) fn retire(self, downstream: &Downstream) -> Weak<Door> {
+        let order = self.order.borrow();
+        if order.get() == Order::Accept {
+            order.set(Order::Empty);
+            downstream.orders.raise();
+        }
+        Rc::downgrade(&self.door)
     }
 }
 
@@ -149,21 +184,22 @@ impl Downstream {
     /// Takes connections until the gate is shut, or the worker drains and the queue is empty.
     async fn accept_from(self: Rc<Downstream>, mut listener: Listener, door: Rc<Door>, opening: Opening) {
         let timer = Timer::new();
-        let has_orders = || self.is_draining.get() || !opening.is_open.get();
+        let empties = || self.is_draining.get() || opening.order.get() == Order::Empty;
+        let has_orders = || self.is_draining.get() || opening.order.get() != Order::Accept;
         let mut busy_turns = 0;
         loop {
             first(pin!(listener.arrival()), pin!(self.orders.until(has_orders))).await;
-            let most = match self.is_draining.get() {
+            let most = match empties() {
                 true => ACCEPTS_PER_TURN_MAX,
                 false => (1 + busy_turns / TURNS_PER_ACCEPT).min(ACCEPTS_PER_TURN_MAX),
             };
             let is_dry = self.take_some(most, &mut listener, &door, &timer).await;
             // A gate that another worker has taken over is shut at once: its queue is theirs.
-            if !opening.is_open.get() || self.is_draining.get() && is_dry {
+            if opening.order.get() == Order::Shut || empties() && is_dry {
                 break;
             }
             busy_turns = if is_dry { 0 } else { (busy_turns + 1).min(TURNS_PER_ACCEPT * ACCEPTS_PER_TURN_MAX) };
-            if self.is_draining.get() {
+            if empties() {
                 executor::yield_now().await;
             }
         }

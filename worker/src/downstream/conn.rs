@@ -56,7 +56,7 @@ impl Connection {
             client,
             door: Rc::clone(door),
             since: clock::now(),
-            awaits_announcement: door.proxy_protocol,
+            awaits_announcement: door.proxy_protocol.get(),
             is_on_trial: false,
             is_idle: false,
         }

@@ -152,7 +152,7 @@ impl Codec {
         };
         let mut body = Reader::new(link(&self.reading), leading, self.head.body, None, site.head_limits.bytes);
         let request = Request { head: &self.head, bytes };
-        let asked = Asked { site: &site, client, request, listener, log: downstream.log.as_ref() };
+        let asked = Asked { site: &site, client, request, listener, log: &downstream.log };
         let outcome = serve(asked, head, &mut body, &mut reply, desk).await;
 
         let (is_last, is_cut) = (reply.is_last, reply.is_cut());

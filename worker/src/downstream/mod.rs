@@ -28,9 +28,7 @@ use conn::Connection;
 use drivers::Drivers;
 use idle::{IdleTable, Waiting};
 
-#[cfg(test)]
-pub(crate) use accept::Door;
-pub(crate) use accept::Gate;
+pub(crate) use accept::{Door, Gate};
 
 /// How long a connection on which nothing happens is kept once the worker drains: long enough for a request that is on
 /// its way to arrive, and to be told that it is the last.
@@ -39,7 +37,7 @@ const DRAIN_GRACE: u64 = clock::SECOND;
 /// Everything that a worker has of clients.
 pub(crate) struct Downstream {
     site: site::Current,
-    log: Option<RefCell<AccessLog>>,
+    log: RefCell<Option<AccessLog>>,
     logger: slog::Logger,
     process: ProcessCells,
     idle: RefCell<IdleTable>,
@@ -60,7 +58,7 @@ impl Downstream {
         Rc::new(Downstream {
             process: site.process,
             site: RefCell::new(site),
-            log: log.map(RefCell::new),
+            log: RefCell::new(log),
             logger,
             idle: RefCell::default(),
             drivers: Drivers::default(),
@@ -129,10 +127,21 @@ impl Downstream {
 
     /// Hands the lines logged so far to the helper; says how many could not be logged.
     pub(crate) fn flush_log(&self) -> u64 {
-        let Some(log) = &self.log else { return 0 };
-        let mut log = log.borrow_mut();
-        log.flush();
-        log.dropped()
+        self.log.borrow_mut().as_mut().map_or(0, |log| {
+            log.flush();
+            log.dropped()
+        })
+    }
+
+    /// From now on exchanges begin with `site`, and end in a log of that kind; those under way keep their site.
+    pub(crate) fn swap(&self, site: Rc<Site>, log: Option<AccessLog>) {
+        self.site.replace(site);
+        self.log.replace(log);
+    }
+
+    /// The present site.
+    pub(crate) fn site(&self) -> Rc<Site> {
+        Rc::clone(&self.site.borrow())
     }
 
     /// Clients' connections, waiting ones included.

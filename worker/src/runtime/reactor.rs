@@ -269,6 +269,18 @@ impl Registration {
         })
     }
 
+    /// A source that other threads make readable. A thread's poll can have one such.
+    ///
+    /// # Errors
+    /// Those of eventfd(2) and epoll_ctl(2).
+    pub(crate) fn waker() -> io::Result<(Registration, mio::Waker)> {
+        with(|reactor| {
+            let registration = reactor.sources.borrow_mut().insert();
+            let waker = mio::Waker::new(reactor.poll.borrow().registry(), registration.token)?;
+            Ok((registration, waker))
+        })
+    }
+
     /// The source itself, to be watched from beside.
     pub(crate) fn share(&self) -> Rc<Source> {
         Rc::clone(&self.source)

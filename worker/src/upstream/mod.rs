@@ -81,7 +81,7 @@ type Name = (Box<str>, Address);
 #[derive(Default)]
 pub(crate) struct Servers {
     by_name: RefCell<HashMap<Name, Rc<Server>>>,
-    by_number: RefCell<Vec<Rc<Server>>>,
+    by_number: RefCell<Vec<Option<Rc<Server>>>>,
 }
 
 impl Servers {
@@ -92,43 +92,67 @@ impl Servers {
         }
         let text = address.to_string().into_boxed_str();
         let mut numbered = self.by_number.borrow_mut();
-        let number = u32::try_from(numbered.len()).ok()?;
+        let free = numbered.iter().position(Option::is_none).unwrap_or_else(|| {
+            numbered.push(None);
+            numbered.len() - 1
+        });
+        let number = u32::try_from(free).ok()?;
         let cells = zone.server(slot, upstream, &text)?;
         let server = Rc::new(Server { address: address.clone(), text, cells, pool: Pool::new(number, cells) });
-        numbered.push(Rc::clone(&server));
+        numbered[free] = Some(Rc::clone(&server));
         self.by_name.borrow_mut().insert(key, Rc::clone(&server));
         Some(server)
     }
 
     /// An idle connection became readable: it was closed, or speaks out of turn. Either way it is of no use.
     pub(crate) fn drop_idle(&self, server: u32, connection: u64) {
-        if let Some(server) = self.by_number.borrow().get(server as usize) {
+        if let Some(Some(server)) = self.by_number.borrow().get(server as usize) {
             server.pool.remove(connection);
         }
     }
 
     /// Closes connections that have been idle for too long.
     pub(crate) fn sweep(&self) {
-        self.by_number.borrow().iter().for_each(|server| server.pool.sweep());
+        self.each(|server| server.pool.sweep());
     }
 
     /// Closes all idle connections.
     pub(crate) fn clear(&self) {
-        self.by_number.borrow().iter().for_each(|server| server.pool.clear());
+        self.each(|server| server.pool.clear());
     }
 
     /// Closes an idle connection to make room; false when there is none.
     pub(crate) fn evict(&self) -> bool {
-        self.by_number.borrow().iter().any(|server| server.pool.evict())
+        self.by_number.borrow().iter().flatten().any(|server| server.pool.evict())
     }
 
     /// How many connections carry an exchange.
     pub(crate) fn active(&self) -> u64 {
-        self.by_number.borrow().iter().map(|server| server.cells.in_flight.get()).sum()
+        self.by_number.borrow().iter().flatten().map(|server| server.cells.in_flight.get()).sum()
     }
 
     /// How many connections are idle.
     pub(crate) fn idle(&self) -> u64 {
-        self.by_number.borrow().iter().map(|server| server.pool.len() as u64).sum()
+        self.by_number.borrow().iter().flatten().map(|server| server.pool.len() as u64).sum()
+    }
+
+    /// Closes the connections of servers that no site names and no exchange uses, and forgets them.
+    pub(crate) fn forget_unused(&self) {
+        let mut numbered = self.by_number.borrow_mut();
+        // One is in the list and one in the table.
+        let is_unused = |server: &Rc<Server>| Rc::strong_count(server) == 2;
+        self.by_name.borrow_mut().retain(|_, server| {
+            let is_kept = !is_unused(server);
+            if !is_kept {
+                server.pool.clear();
+            }
+            is_kept
+        });
+        // What the table has let go of, only the list has.
+        numbered.iter_mut().for_each(|place| drop(place.take_if(|server| Rc::strong_count(server) == 1)));
+    }
+
+    fn each(&self, act: impl Fn(&Server)) {
+        self.by_number.borrow().iter().flatten().for_each(|server| act(server));
     }
 }
