@@ -24,6 +24,8 @@ pub(crate) struct Cohort {
     pub(crate) generation: Generation,
     /// The configuration.
     pub(crate) config: Arc<Config>,
+    /// The same as text.
+    pub(crate) text: String,
     /// How many workers there are.
     pub(crate) seats: u32,
     /// The sockets they accept from.
@@ -42,6 +44,7 @@ impl Cohort {
     pub(crate) fn open(
         generation: Generation,
         config: Arc<Config>,
+        text: String,
         previous: Option<&Cohort>,
         company: Company,
     ) -> Result<Cohort, String> {
@@ -49,7 +52,7 @@ impl Cohort {
         let logs = Logs::open(&config)?;
         let listeners = Listeners::open(&config, seats, previous.map(|cohort| &cohort.listeners), company)?;
         match Rights::of(&config, listeners.count()) {
-            Ok(rights) => Ok(Cohort { generation, config, seats, listeners, logs, rights }),
+            Ok(rights) => Ok(Cohort { generation, config, text, seats, listeners, logs, rights }),
             Err(lack) => {
                 listeners.unlink_all_but(previous.map(|cohort| &cohort.listeners));
                 Err(lack.into())

@@ -17,6 +17,7 @@ use slog::{Logger, crit, error, info, o, warn};
 
 use crate::children::{Child, Children, Exit, Role, Urgency};
 use crate::cohort::Cohort;
+use crate::committed::Committed;
 use crate::control::launch::Control;
 use crate::daemon::{Launch, Outcome};
 use crate::lock::{Lock, PidFile};
@@ -44,6 +45,7 @@ pub(crate) struct Master {
     pub(crate) zone: Option<&'static Zone>,
     pub(crate) orphans: Option<Orphans>,
     pub(crate) pid_file: Option<PidFile>,
+    pub(crate) committed: Option<Committed>,
     pub(crate) launch: Option<Launch>,
     pub(crate) generations: u64,
     /// By seat; `None` is `control`.
@@ -106,6 +108,7 @@ impl Master {
             zone: None,
             orphans: start.orphans,
             pid_file: None,
+            committed: None,
             is_daemon: start.launch.is_some(),
             launch: start.launch,
             generations: 0,
@@ -403,6 +406,7 @@ impl Master {
         if let Some(pid_file) = self.pid_file {
             // The zone of a master that never served lies under another name, and was nobody's.
             let _ = std::fs::remove_file(self.dir.zone());
+            self.committed.into_iter().for_each(Committed::remove);
             pid_file.remove();
         }
         let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));

@@ -8,6 +8,7 @@
 mod children;
 mod cli;
 mod cohort;
+mod committed;
 mod control;
 mod cycle;
 #[allow(unsafe_code, reason = "fork(2) twice")]

@@ -35,12 +35,16 @@ impl Recipe {
     pub(crate) fn load(&self) -> Result<Loaded, Problems> {
         match self {
             Recipe::BuiltIn => conf::parse(&built_in(), "(built in)"),
-            Recipe::File { path, .. } => {
-                let mut loaded = conf::load(path, &Disk)?;
-                anchor(&mut loaded.config, self.directory());
-                Ok(loaded)
-            }
+            Recipe::File { path, .. } => Ok(self.anchored(conf::load(path, &Disk)?)),
         }
+    }
+
+    /// A configuration whose relative paths start where those of the file do.
+    pub(crate) fn anchored(&self, mut loaded: Loaded) -> Loaded {
+        if let Recipe::File { .. } = self {
+            anchor(&mut loaded.config, self.directory());
+        }
+        loaded
     }
 
     /// Where the proxy is that it is of, even if the rest of it is wrong, and how long that may take to end.

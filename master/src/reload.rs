@@ -25,6 +25,7 @@ use slog::{error, info, warn};
 
 use crate::children::{Child, Exit, Role, Urgency};
 use crate::cohort::{Cohort, seats};
+use crate::committed::Committed;
 use crate::cycle::{Master, Retiring};
 use crate::daemon::Outcome;
 use crate::listeners::Company;
@@ -152,9 +153,9 @@ impl Master {
         let _ = report.take(REASON_BYTES_MAX).read_to_string(&mut reason);
         let outcome = match exit {
             Exit::Code(worker::exit::OK) if self.can_swap(&changes) => {
-                self.start_swap(generation, config, &text, &changes, now)
+                self.start_swap(generation, config, text, &changes, now)
             }
-            Exit::Code(worker::exit::OK) => self.start_cohort(generation, config, now),
+            Exit::Code(worker::exit::OK) => self.start_cohort(generation, config, text, now),
             _ if reason.is_empty() => Err(format!("the trial of the configuration failed: {exit}")),
             _ => Err(reason),
         };
@@ -163,9 +164,15 @@ impl Master {
         }
     }
 
-    fn start_cohort(&mut self, generation: Generation, config: Arc<Config>, now: Instant) -> Result<(), String> {
+    fn start_cohort(
+        &mut self,
+        generation: Generation,
+        config: Arc<Config>,
+        text: String,
+        now: Instant,
+    ) -> Result<(), String> {
         let company = if self.orphans.is_some() { Company::Orphans } else { Company::Nobody };
-        let cohort = Cohort::open(generation, config, self.serving.as_ref(), company)?;
+        let cohort = Cohort::open(generation, config, text, self.serving.as_ref(), company)?;
         for warning in cohort.rights.prepare() {
             warn!(self.log, "{}", warning);
         }
@@ -236,6 +243,7 @@ impl Master {
             }
             Some(previous) => self.retire(previous, now),
         }
+        self.note_committed();
         self.respawns.clear();
         self.supervisors.clear();
         self.rests = false;
@@ -243,6 +251,15 @@ impl Master {
         info!(self.log, "ready"; "generation" => generation.0, "workers" => serving.seats,
             "listeners" => serving.listeners.addresses().join(" "));
         self.announce();
+    }
+
+    /// Writes down what is served.
+    pub(crate) fn note_committed(&mut self) {
+        let Some(serving) = &self.serving else { return };
+        match Committed::write(&self.dir.committed(), &serving.text) {
+            Ok(committed) => self.committed = Some(committed),
+            Err(reason) => error!(self.log, "`sluice plan` and `sluice status` cannot tell what is served: {}", reason),
+        }
     }
 
     /// The first cohort serves: from now on this is the proxy of its runtime directory.

@@ -51,6 +51,11 @@ impl RuntimeDir {
         self.path.join("zone")
     }
 
+    /// The text of the configuration that is served.
+    pub(crate) fn committed(&self) -> PathBuf {
+        self.path.join("committed.yaml")
+    }
+
     /// The file that the running master holds locked.
     pub(crate) fn lock(&self) -> PathBuf {
         self.path.join("lock")

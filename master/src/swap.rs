@@ -59,12 +59,12 @@ impl Master {
         &mut self,
         generation: Generation,
         config: Arc<Config>,
-        text: &str,
+        text: String,
         changes: &[diff::Change],
         now: Instant,
     ) -> Result<(), String> {
         let (Some(serving), Some(zone)) = (&self.serving, self.zone) else { return Ok(()) };
-        let cohort = Cohort::open(generation, config, Some(serving), Company::Nobody)?;
+        let cohort = Cohort::open(generation, config, text, Some(serving), Company::Nobody)?;
         let mut swap = Swap {
             cohort: None,
             deadline: now + PREPARE_TIMEOUT,
@@ -72,7 +72,7 @@ impl Master {
             waiting: BTreeSet::new(),
             summary: summary(changes),
         };
-        let asked = ask_all(&cohort, serving, zone, text, self.children.iter(), &mut swap.waiting);
+        let asked = ask_all(&cohort, serving, zone, self.children.iter(), &mut swap.waiting);
         swap.cohort = Some(cohort);
         // Even when not all could be asked, those that were must be told.
         self.change = Some(Change::Swapping(swap));
@@ -148,6 +148,7 @@ impl Master {
             child.tell(&Command::Commit(generation));
             swap.waiting.insert(child.pid());
         }
+        self.note_committed();
     }
 
     fn end_swap(&mut self) {
@@ -177,20 +178,19 @@ fn ask_all<'c>(
     cohort: &Cohort,
     serving: &Cohort,
     zone: &'static Zone,
-    text: &str,
     children: impl Iterator<Item = &'c Child>,
     asked: &mut BTreeSet<i32>,
 ) -> Result<(), String> {
     zone.publish(&cohort.catalog()).map_err(|error| error.to_string())?;
     for child in children.filter(|child| child.is_of(serving.generation)) {
         asked.insert(child.pid());
-        ask(child, cohort, serving, zone, text)
+        ask(child, cohort, serving, zone)
             .map_err(|error| format!("cannot send worker {} the configuration: {error}", child.pid()))?;
     }
     Ok(())
 }
 
-fn ask(child: &Child, cohort: &Cohort, serving: &Cohort, zone: &'static Zone, text: &str) -> io::Result<()> {
+fn ask(child: &Child, cohort: &Cohort, serving: &Cohort, zone: &'static Zone) -> io::Result<()> {
     let Some(slot) = child.slot() else { return Ok(()) };
     for (listener, mut sockets) in cohort.listeners.share_new(&serving.listeners)? {
         while !sockets.is_empty() {
@@ -201,7 +201,7 @@ fn ask(child: &Child, cohort: &Cohort, serving: &Cohort, zone: &'static Zone, te
     let (access_log, _) = cohort.logs.share()?;
     child.ask(&Command::Prepare {
         generation: cohort.generation,
-        text: seal("configuration", text.as_bytes())?,
+        text: seal("configuration", cohort.text.as_bytes())?,
         bearings: seal("bearings", &zone.bearings(slot))?,
         access_log: access_log.map(OwnedFd::from),
     })

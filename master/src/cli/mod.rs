@@ -15,9 +15,11 @@ use crate::runtime_dir::RuntimeDir;
 
 mod check;
 mod interval;
+mod plan;
 mod run;
 mod signal;
 mod stats;
+mod status;
 mod top;
 
 /// Exit codes, as the help tells them.
@@ -26,6 +28,8 @@ pub(crate) mod exit {
     pub(crate) const DONE: u8 = 0;
     /// It failed: the start failed, the reload was refused, the configuration is invalid.
     pub(crate) const FAILED: u8 = 1;
+    /// `plan`: a reload would change something.
+    pub(crate) const CHANGES: u8 = 2;
     /// No such proxy runs.
     pub(crate) const ABSENT: u8 = 3;
     /// One runs already.
@@ -36,7 +40,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed: the start failed, the reload was refused, the configuration is invalid
-  2  the command line is wrong
+  2  the command line is wrong; of `plan`: a reload would change something
   3  no such proxy runs
   4  one runs already
 
@@ -100,6 +104,10 @@ enum Command {
     Stats(stats::StatsArgs),
     /// Watch the running proxy
     Top(top::TopArgs),
+    /// Show what a reload would change, and how: exits with 0 for nothing, 2 for something, 1 if it would be refused
+    Plan(plan::PlanArgs),
+    /// Show what is served since when, by whom, and whether the file has drifted from it
+    Status(status::StatusArgs),
     /// Put a changed configuration into effect; fails with the reason if it is refused
     Reload,
     /// Stop gracefully: finish what runs, within shutdown_timeout
@@ -179,6 +187,8 @@ impl Cli {
             Command::Check { print } => check::run(&recipe, print, quiet),
             Command::Stats(args) => found(&|dir, _| code(stats::run(args.clone(), dir.path()))),
             Command::Top(args) => found(&|dir, _| code(top::run(args.clone(), dir.path()))),
+            Command::Plan(args) => plan::run(&args, &recipe, self.prefix.as_deref(), quiet),
+            Command::Status(args) => found(&|dir, _| status::run(&args, dir, &recipe)),
             Command::Reload => found(&|dir, _| signal::reload(dir, &recipe, quiet)),
             Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
             Command::Stop => found(&|dir, _| signal::stop(dir, quiet)),

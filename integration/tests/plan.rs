@@ -1,0 +1,101 @@
+//! What a reload would do, told before it, and how what runs stands to what is written.
+
+#![forbid(unsafe_code)]
+
+use integration::{Finished, Proxy};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+fn answering(body: &str) -> String {
+    format!("routes: [{{name: all, match: {{path: {{prefix: /}}}}, respond: {{status: 200, body: '{body}'}}}}]")
+}
+
+fn json(finished: Finished) -> Value {
+    serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
+}
+
+/// The exit code is for scripts: 0 for no change, 2 for some, 1 when it would be refused.
+#[test]
+fn a_plan_is_what_the_reload_then_does() {
+    let proxy = Proxy::start(&answering("old"));
+    let nothing = proxy.run(["plan"]);
+    assert_eq!(nothing.code, 0, "{nothing:?}");
+    assert!(nothing.stdout.contains("nothing would change"), "{nothing:?}");
+
+    proxy.configure(&answering("new"));
+    let live = proxy.run(["plan"]);
+    assert_eq!(live.code, 2, "{live:?}");
+    for part in ["routes[all].respond.body", "old -> new", "(live)", "no connection is closed"] {
+        assert!(live.stdout.contains(part), "no {part} in {live:?}");
+    }
+    assert_eq!(proxy.client().get("/").text(), "old", "a plan changes nothing");
+    let workers = proxy.workers();
+    proxy.run(["reload"]).output();
+    assert_eq!(proxy.run(["plan"]).code, 0);
+    assert_eq!(proxy.workers(), workers);
+
+    proxy.configure(&format!("worker_connections: 4000\n{}", answering("new")));
+    let kept = {
+        let mut client = proxy.client();
+        client.get("/");
+        client
+    };
+    let anew = json(proxy.run(["plan", "--json"]));
+    assert_eq!(anew["effect"], "new workers", "{anew}");
+    assert_eq!(anew["changes"][0]["path"], "worker_connections", "{anew}");
+    assert_eq!(anew["changes"][0]["connections"], 1, "{anew}");
+    drop(kept);
+}
+
+#[test]
+fn what_would_be_refused_is_told_with_the_reason() {
+    let proxy = Proxy::start(&answering("x"));
+    for (text, reason) in [
+        ("routes: [{match: {path: /}, upstream: nobody}]".to_owned(), "nobody"),
+        (format!("pid_file: '{{dir}}/other.pid'\n{}", answering("x")), "restart"),
+        (format!("access_log: /no/such/place/log\n{}", answering("x")), "/no/such/place"),
+    ] {
+        proxy.configure(&text);
+        let refused = proxy.run(["plan"]);
+        assert_eq!(refused.code, 1, "{refused:?}");
+        let said = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(said.contains(reason), "no {reason} in {said}");
+    }
+    assert_eq!(proxy.client().get("/").text(), "x");
+}
+
+#[test]
+fn without_a_proxy_there_is_nothing_to_compare_with() {
+    let proxy = Proxy::prepared(&answering("x"));
+    for command in ["plan", "status"] {
+        let absent = proxy.run([command]);
+        assert_eq!(absent.code, 3, "{absent:?}");
+        assert!(absent.stderr.contains("no proxy runs"), "{absent:?}");
+    }
+}
+
+/// Told from files alone: every worker may be stopped.
+#[test]
+fn status_tells_of_drift_and_of_the_last_verdict() {
+    let proxy = Proxy::start(&format!("worker_processes: 4\n{}", answering("old")));
+    proxy.workers().iter().for_each(|worker| worker.signal(Signal::SIGSTOP));
+    let status = json(proxy.run(["status", "--json"]));
+    assert_eq!((&status["generation"], &status["drift"]), (&Value::from(1), &Value::from(0)), "{status}");
+    assert_eq!(status["cohorts"][0]["workers"].as_array().map(Vec::len), Some(4), "{status}");
+    let page = proxy.run(["status"]).output();
+    assert!(page.contains("says the same"), "{page}");
+    proxy.workers().iter().for_each(|worker| worker.signal(Signal::SIGCONT));
+
+    proxy.configure(&format!("worker_processes: 4\n{}", answering("new")));
+    assert!(proxy.run(["status"]).output().contains("drifted: 1 settings"));
+    proxy.run(["reload"]).output();
+    let after = json(proxy.run(["status", "--json"]));
+    assert_eq!((&after["generation"], &after["drift"]), (&Value::from(2), &Value::from(0)), "{after}");
+    assert_ne!(after["configuration"], status["configuration"], "{after}");
+
+    proxy.configure("routes: 7");
+    proxy.run(["reload"]);
+    let refused = json(proxy.run(["status", "--json"]));
+    assert_eq!(refused["verdict"]["accepted"], false, "{refused}");
+    assert_eq!((&refused["generation"], &refused["drift"]), (&Value::from(2), &Value::Null), "{refused}");
+}
