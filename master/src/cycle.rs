@@ -26,6 +26,7 @@ use crate::recipe::Recipe;
 use crate::reload::Change;
 use crate::rights::Rights;
 use crate::runtime_dir::RuntimeDir;
+use crate::service::Service;
 use crate::signals::Signals;
 use crate::supervisor::{Decision, Life, Supervisor};
 use crate::swap::Swap;
@@ -54,6 +55,7 @@ pub(crate) struct Master {
     pub(crate) respawns: Vec<(Instant, Option<Seat>)>,
     /// Workers were told to go by SIGWINCH: none is replaced.
     pub(crate) rests: bool,
+    pub(crate) service: Service,
     control: Option<Control>,
     signals: Signals,
     lock: Lock,
@@ -115,6 +117,7 @@ impl Master {
             supervisors: BTreeMap::new(),
             respawns: Vec::new(),
             rests: false,
+            service: Service::new(Instant::now()),
             control,
             signals: Signals::register()?,
             lock: start.lock,
@@ -161,6 +164,7 @@ impl Master {
             self.tell_retired(now);
             self.respawn(now);
             self.children.press(now);
+            self.service.beat(now, &self.log);
             if self.stopping.is_some() && !self.children.iter().any(Child::is_worker) {
                 // It went last, as workers needed it to drain.
                 self.children.urge(Urgency::Stop, now, Duration::ZERO, |_| true);
@@ -225,7 +229,8 @@ impl Master {
         let change = self.change.as_ref().map(Change::deadline);
         let retiring = self.retiring.iter().map(|retiring| retiring.at);
         let respawns = self.respawns.iter().map(|(at, _)| *at);
-        self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns).min()
+        let deadlines = self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns);
+        deadlines.chain(self.service.deadline()).min()
     }
 
     fn hear(&mut self) {
@@ -379,6 +384,7 @@ impl Master {
             return;
         }
         if self.stopping.is_none() {
+            self.service.stopping(&self.log);
             info!(self.log, "stopping"; "how" => if urgency == Urgency::Drain { "when all is finished" } else { "at once" });
         }
         self.stopping = Some(urgency);

@@ -22,6 +22,7 @@ mod recipe;
 mod reload;
 mod rights;
 mod runtime_dir;
+mod service;
 mod signals;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;

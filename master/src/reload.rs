@@ -87,6 +87,7 @@ impl Master {
     /// Begins a change to what the configuration says now.
     pub(crate) fn reload(&mut self, now: Instant) {
         let generation = self.next_generation();
+        self.service.reloading(&self.log);
         info!(self.log, "reloading"; "configuration" => self.recipe.name(), "generation" => generation.0);
         let loaded = match self.recipe.load() {
             Ok(loaded) => loaded,
@@ -248,6 +249,7 @@ impl Master {
         self.supervisors.clear();
         self.rests = false;
         let Some(serving) = &self.serving else { return };
+        self.service.ready(generation, None, &self.log);
         info!(self.log, "ready"; "generation" => generation.0, "workers" => serving.seats,
             "listeners" => serving.listeners.addresses().join(" "));
         self.announce();
@@ -308,6 +310,7 @@ impl Master {
             Some(Change::Swapping(swap)) => self.abandon_swap(swap),
         }
         let Some(serving) = &self.serving else { return self.fail(reason, now) };
+        self.service.ready(serving.generation, Some(&reason), &self.log);
         error!(self.log, "reload refused: {}", reason; "generation" => generation.0, "serving" => serving.generation.0);
         if let Some(zone) = self.zone {
             zone.set_verdict(generation, false, &reason);

@@ -158,6 +158,7 @@ impl Master {
         }
         self.supervisors.clear();
         let Some(serving) = &self.serving else { return };
+        self.service.ready(swap.generation, None, &self.log);
         info!(self.log, "reloaded: {}", swap.summary; "generation" => swap.generation.0, "workers" => serving.seats,
             "listeners" => serving.listeners.addresses().join(" "));
     }
