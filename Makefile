@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 # Debian keeps servers where the PATH of an ordinary user does not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run test check bench fuzz docs
+.PHONY: run test check bench soak fuzz docs
 
 run:
 	cargo run --release -p sluice -- $(ARGS)
@@ -33,6 +33,10 @@ bench:
 	integration/benches/install.sh
 	cargo build --release -p sluice
 	cargo run --release -p integration --bin compare -- $(BENCH)
+
+# What happens a few times in `make test` happens as often here as docs/operations.md says.
+soak:
+	SLUICE_SOAK=1 cargo test --release -p integration --test soak
 
 # Sanitizers are behind a door that stable compilers keep shut; RUSTC_BOOTSTRAP opens it, so no nightly is needed.
 fuzz:

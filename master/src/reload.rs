@@ -16,9 +16,9 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conf::Problems;
 use conf::diff::{self, Effect};
 use conf::model::Config;
+use conf::{Problems, Severity};
 use shared::ident::{Generation, ProcessId, Seat};
 use shared::zone::{Maxima, Zone};
 use slog::{error, info, warn};
@@ -112,12 +112,13 @@ impl Master {
 
     /// Refuses a configuration for what it says: each problem is a line of the log.
     fn refuse_text(&mut self, generation: Generation, problems: &Problems) {
-        for problem in &problems.0 {
+        let errors: Vec<_> = problems.0.iter().filter(|problem| problem.severity == Severity::Error).collect();
+        for problem in &errors {
             error!(self.log, "configuration problem: {}", problem.message;
                 "file" => &problem.file, "line" => problem.line, "column" => problem.column, "path" => &problem.path,
                 "hint" => problem.hint.as_deref());
         }
-        let summary = problems.0.first().map(|first| match problems.0.len() {
+        let summary = errors.first().map(|first| match errors.len() {
             1 => format!("{}:{}:{}: {}", first.file, first.line, first.column, first.message),
             count => format!("{} has {count} problems; `sluice check` shows them", self.recipe.name()),
         });
