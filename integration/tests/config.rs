@@ -146,3 +146,13 @@ fn schema_and_reference_are_those_of_the_documentation() {
         assert!(page.trim() == printed.trim(), "docs/{name} is stale: run `make docs`");
     }
 }
+
+/// Why a start fails is said, wherever the log goes.
+#[test]
+fn a_start_that_cannot_begin_says_why() {
+    let mut proxy = Proxy::prepared("routes: []");
+    std::fs::create_dir_all(proxy.file("run/lock")).expect("a directory");
+    proxy.launch();
+    assert_eq!(proxy.wait_exit(), 1);
+    proxy.wait_log("cannot lock");
+}

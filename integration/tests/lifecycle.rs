@@ -273,6 +273,28 @@ fn workers_whose_master_was_killed_can_be_told_to_finish() {
     assert!(refused.code == 3 && refused.stderr.contains("no proxy runs"), "{refused:?}");
 }
 
+/// Without a master too `shutdown_timeout` bounds how long they may take.
+#[test]
+fn workers_whose_master_was_killed_do_not_finish_forever() {
+    let (arrived, has_arrived) = mpsc::channel();
+    let origin = Origin::once(move |mut wire| {
+        wire.request();
+        arrived.send(()).expect("the test listens");
+        wire.rest();
+    });
+    let mut proxy = Proxy::before_with(&origin, "shutdown_timeout: 300ms");
+    let worker = proxy.workers()[0];
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    receive(&has_arrived);
+    proxy.signal(Signal::SIGKILL);
+    assert_eq!(proxy.wait_exit(), 128 + 9);
+    let quit = proxy.run(["quit"]);
+    assert_eq!(quit.code, 0, "{quit:?}");
+    assert!(!worker.is_running());
+    client.rest();
+}
+
 /// A worker that is stopped is not shown as one that serves.
 #[test]
 fn a_loop_that_does_not_turn_is_told_of() {

@@ -99,3 +99,17 @@ fn status_tells_of_drift_and_of_the_last_verdict() {
     assert_eq!(refused["verdict"]["accepted"], false, "{refused}");
     assert_eq!((&refused["generation"], &refused["drift"]), (&Value::from(2), &Value::Null), "{refused}");
 }
+
+/// A reload of another file than the proxy reads would do nothing of what it says.
+#[test]
+fn a_reload_of_another_file_is_refused() {
+    let proxy = Proxy::start(&answering("old"));
+    let other = proxy.file("other.yaml");
+    std::fs::copy(proxy.config_path(), &other).expect("a copy");
+    let mut command = proxy.command(["reload", "-c"]);
+    let refused = Finished::of(command.arg(&other));
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for name in [&other, &proxy.config_path()] {
+        assert!(refused.stderr.contains(&*name.to_string_lossy()), "{refused:?}");
+    }
+}

@@ -12,16 +12,19 @@ use conf::model::Config;
 
 use crate::recipe::Recipe;
 
+/// What its first line begins with.
+const MARK: &str = "# read from ";
+
 /// The file. Removed when its master ends in order.
 #[derive(Debug)]
 pub(crate) struct Committed(PathBuf);
 
 impl Committed {
-    /// Writes it, in one step for whoever reads.
+    /// Writes it, in one step for whoever reads. `name` is what the configuration was read from.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub(crate) fn write(path: &Path, text: &str) -> Result<Committed, String> {
+    pub(crate) fn write(path: &Path, name: &str, text: &str) -> Result<Committed, String> {
         let beside = path.with_extension("new");
         let mut options = OpenOptions::new();
         options
@@ -30,7 +33,7 @@ impl Committed {
             .truncate(true)
             .mode(0o640)
             .open(&beside)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|mut file| file.write_all(format!("{MARK}{name}\n{text}").as_bytes()))
             .and_then(|()| fs::rename(&beside, path))
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         Ok(Committed(path.into()))
@@ -41,10 +44,17 @@ impl Committed {
     /// # Errors
     /// `NotFound` when no proxy serves; a text that this version cannot read is `InvalidData`.
     pub(crate) fn read(path: &Path, recipe: &Recipe) -> io::Result<(String, Config)> {
-        let text = fs::read_to_string(path)?;
+        let whole = fs::read_to_string(path)?;
+        let text = whole.split_once('\n').map_or("", |(_, text)| text).to_owned();
         let loaded = conf::parse(&text, &path.display().to_string())
             .map_err(|problems| io::Error::new(io::ErrorKind::InvalidData, problems.to_string()))?;
         Ok((text, recipe.anchored(loaded).config))
+    }
+
+    /// What the configuration that is served was read from, and what the next one will be; `None` when nobody tells.
+    pub(crate) fn name(path: &Path) -> Option<String> {
+        let whole = fs::read_to_string(path).ok()?;
+        Some(whole.lines().next()?.strip_prefix(MARK)?.to_owned())
     }
 
     /// Removes it.
@@ -72,7 +82,8 @@ mod tests {
         let path = directory.path().join("committed.yaml");
         let loaded = Recipe::BuiltIn.load().unwrap();
         assert_eq!(Committed::read(&path, &Recipe::BuiltIn).unwrap_err().kind(), io::ErrorKind::NotFound);
-        let committed = Committed::write(&path, &loaded.text).unwrap();
+        let committed = Committed::write(&path, "x.yaml", &loaded.text).unwrap();
+        assert_eq!(Committed::name(&path).as_deref(), Some("x.yaml"));
         assert_eq!(Committed::read(&path, &Recipe::BuiltIn).unwrap(), (loaded.text, loaded.config));
         committed.remove();
         assert!(!path.exists());

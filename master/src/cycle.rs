@@ -290,7 +290,10 @@ impl Master {
         if child.is_leaving() {
             info!(log, "a worker has gone: {}", exit);
         } else {
-            error!(log, "a worker died: {}", exit);
+            match exit {
+                Exit::Code(worker::exit::OK) => warn!(log, "a worker was told by a signal to stop, and has"),
+                _ => error!(log, "a worker died: {}", exit),
+            }
             self.give_up_start(generation, format!("the worker of seat {seat} died before it was ready: {exit}"));
             let serves = self.serving.as_ref().is_some_and(|cohort| cohort.generation == generation);
             if serves && !self.rests {

@@ -17,7 +17,9 @@ pub(crate) struct Orphans {
     /// What they share.
     zone: PathBuf,
     /// The master that was killed.
-    pub(crate) master: i32,
+    pub(crate) master: ProcessId,
+    /// Whether they were told to finish already.
+    pub(crate) are_retired: bool,
     /// They. What a zone says of pids is for people, and for waiting: nothing is done to the processes.
     pub(crate) workers: Vec<ProcessId>,
 }
@@ -31,7 +33,7 @@ impl Orphans {
         let zone = dir.zone();
         let snapshot = Snapshot::read(&zone)?;
         let workers = snapshot.workers().filter(|process| process.is_alive).map(|process| process.id).collect();
-        Ok(Orphans { zone, master: snapshot.creator.pid, workers })
+        Ok(Orphans { zone, master: snapshot.creator, are_retired: snapshot.is_retired, workers })
     }
 
     /// Looks for them on behalf of a new master, and logs what was found.
@@ -45,11 +47,11 @@ impl Orphans {
             }
         };
         if orphans.workers.is_empty() {
-            info!(log, "a master ended here without cleaning up, and left no process behind"; "master" => orphans.master);
+            info!(log, "a master ended here without cleaning up, and left no process behind"; "master" => orphans.master.pid);
             return None;
         }
         warn!(log, "a killed master left workers behind: they serve until this one is ready";
-            "master" => orphans.master, "workers" => orphans.pids());
+            "master" => orphans.master.pid, "workers" => orphans.pids());
         Some(orphans)
     }
 
@@ -68,6 +70,6 @@ impl Orphans {
     /// # Errors
     /// When the zone cannot be written; then they serve on beside the new workers.
     pub(crate) fn retire(&self) -> Result<(), ZoneError> {
-        Zone::retire_file(&self.zone)
+        Zone::retire_file(&self.zone, self.master)
     }
 }

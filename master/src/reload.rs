@@ -259,7 +259,7 @@ impl Master {
     /// Writes down what is served.
     pub(crate) fn note_committed(&mut self) {
         let Some(serving) = &self.serving else { return };
-        match Committed::write(&self.dir.committed(), &serving.text) {
+        match Committed::write(&self.dir.committed(), &self.recipe.name(), &serving.text) {
             Ok(committed) => self.committed = Some(committed),
             Err(reason) => error!(self.log, "`sluice plan` and `sluice status` cannot tell what is served: {}", reason),
         }
@@ -267,6 +267,8 @@ impl Master {
 
     /// The first cohort serves: from now on this is the proxy of its runtime directory.
     fn become_known(&mut self) -> Result<(), String> {
+        // First what is likelier to fail: what is told to the workers of a killed master cannot be taken back.
+        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
         if let Some(orphans) = self.orphans.take() {
             match orphans.retire() {
                 Ok(()) => info!(self.log, "the workers of the killed master drain now"),
@@ -274,8 +276,6 @@ impl Master {
             }
         }
         let zone = self.dir.zone();
-        // First what is likelier to fail: without it nothing is left behind.
-        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
         std::fs::rename(zone.with_extension("new"), &zone)
             .map_err(|error| format!("cannot make the zone {}: {error}", zone.display()))?;
         if let Some(launch) = self.launch.take() {

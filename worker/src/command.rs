@@ -222,10 +222,12 @@ impl Worker {
     /// Shows that the worker lives, and does what has to be done from time to time.
     async fn keep_house(self: Rc<Worker>) {
         let timer = Timer::new();
+        let mut retired_since = None;
         for beat in 0.. {
             timer.sleep(clock::now() + BEAT).await;
             self.beat();
             self.downstream.sweep();
+            self.settle();
             if !self.downstream.is_draining() {
                 self.set_gates();
                 // A worker whose master is gone ends when a new one makes a new zone.
@@ -233,9 +235,15 @@ impl Worker {
                     self.drain();
                 }
             }
+            // Nor is there a master to end the wait.
+            if self.zone.is_retired() {
+                let since = *retired_since.get_or_insert(clock::now());
+                if clock::now() - since >= self.downstream.site().shutdown_timeout {
+                    self.is_stopped.set(true);
+                }
+            }
             if beat % BEATS_PER_CHORE == 0 {
                 self.servers.sweep();
-                self.settle();
                 self.report_figures();
             }
         }

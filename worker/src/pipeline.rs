@@ -102,15 +102,21 @@ impl<S: Source, R: Respond> Drop for Active<'_, S, R> {
     fn drop(&mut self) {
         let Active { asked, exchange, body, reply, desk, is_over } = self;
         if !*is_over {
-            let fault = Fault::proxy(Stage::Tunnel, Kind::Abandoned);
+            let fault = Fault::proxy(if reply.has_begun() { Stage::Send } else { Stage::Head }, Kind::Abandoned);
             exchange.fault = Some(fault);
             if !reply.has_begun() {
                 exchange.status = fault.status();
             }
         }
         asked.site.process.requests_active.dec();
+        // As with nginx, a line has the time at which it is written.
+        desk.clock.set(clock::wall_millis());
         exchange.request_bytes = asked.request.head.bytes as u64 + body.bytes_taken();
-        (exchange.sent_bytes, exchange.sent_body_bytes) = reply.sent();
+        let (to_client, to_server) = (exchange.tunnel.to_client.get(), exchange.tunnel.to_server.get());
+        let (sent, sent_body) = reply.sent();
+        (exchange.sent_bytes, exchange.sent_body_bytes) = (sent + to_client, sent_body + to_client);
+        exchange.upstream_sent += to_server;
+        exchange.upstream_received += to_client;
         match is_over {
             true => finish(*asked, exchange, desk),
             // This may be the way out of a panic, and a second one would end the worker.

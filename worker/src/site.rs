@@ -49,6 +49,8 @@ pub(crate) struct Site {
     pub(crate) timeouts: Timeouts,
     pub(crate) keep_alive_requests: u64,
     pub(crate) connections_max: u64,
+    /// How long the worker may take to finish, once nobody is there to say so, in nanoseconds.
+    pub(crate) shutdown_timeout: u64,
     pub(crate) process: ProcessCells,
     pub(crate) hostname: Box<str>,
 }
@@ -126,6 +128,7 @@ impl Site {
                 limit => limit,
             },
             connections_max: u64::from(config.limits.connections),
+            shutdown_timeout: nanos(config.shutdown_timeout),
             process: zone.process(slot),
             hostname: hostname(),
         })

@@ -38,8 +38,8 @@ pub(super) fn all(sections: &[Section], report: &Report) -> Vec<Listener> {
     listeners
 }
 
-/// Reports a listener on all addresses of a port beside one on a single address: the kernel lets only one of them have the
-/// port. IPv6 sockets take no IPv4 connections, so that the families do not meet.
+/// Reports a listener on all addresses of a port beside one on a single address: the first takes what is meant for the
+/// second, unless both happen to be open. IPv6 sockets take no IPv4 connections, so that the families do not meet.
 fn overlap(bound: &[(SocketAddr, Origin)], address: SocketAddr, at: &At<'_>, report: &Report) {
     let meets = |other: SocketAddr| {
         let is_all = other.ip().is_unspecified() != address.ip().is_unspecified();

@@ -24,7 +24,10 @@ pub(crate) fn run(recipe: &Recipe, prints: bool, quiet: bool) -> u8 {
     if let Some(warning) = RuntimeDir::of(&loaded.config).warning() {
         eprintln!("sluice: warning: {warning}");
     }
-    let lacks = machine::problems(&loaded);
+    let (lacks, of_others) = machine::of_others(machine::problems(&loaded));
+    for warning in of_others {
+        eprintln!("{warning}");
+    }
     if !lacks.0.is_empty() {
         return failed(&lacks.to_string());
     }

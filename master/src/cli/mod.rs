@@ -191,7 +191,7 @@ impl Cli {
             Command::Status(args) => found(&|dir, _| status::run(&args, dir, &recipe)),
             Command::Reload => found(&|dir, _| signal::reload(dir, &recipe, quiet)),
             Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
-            Command::Stop => found(&|dir, _| signal::stop(dir, quiet)),
+            Command::Stop => found(&|dir, shutdown_timeout| signal::stop(dir, shutdown_timeout, quiet)),
             Command::Reopen => found(&|dir, _| signal::reopen(dir)),
             Command::Schema => print(&format!("{:#}", conf::schema())),
             Command::Reference => print(conf::reference().trim_end()),

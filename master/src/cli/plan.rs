@@ -40,7 +40,7 @@ pub(crate) fn run(args: &PlanArgs, running: &Recipe, prefix: Option<&Path>, quie
         Ok(loaded) => loaded,
         Err(problems) => return complain(&format!("a reload would be refused\n{problems}")),
     };
-    let lacks = machine::problems(&loaded);
+    let (lacks, _) = machine::of_others(machine::problems(&loaded));
     if !lacks.0.is_empty() {
         return complain(&format!("a reload would be refused\n{lacks}"));
     }

@@ -35,16 +35,20 @@ pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
     }
     if !is_daemon {
         let shows_log = loaded.config.error_log.target == LogTarget::Stderr;
-        let outcome = serve(recipe, loaded, dir, None, quiet);
-        // What ended a master is the last line of its log.
-        return if shows_log && outcome.code == exit::FAILED { exit::FAILED } else { end(outcome) };
+        return match serve(recipe, loaded, dir, None, quiet) {
+            // What ended a master is the last line of its log.
+            Ok(outcome) if shows_log && outcome.code == exit::FAILED => exit::FAILED,
+            Ok(outcome) | Err(outcome) => end(outcome),
+        };
     }
     if !matches!(loaded.config.error_log.target, LogTarget::File(_)) {
         eprintln!("sluice: warning: a daemon has no standard streams; name a file in error_log to see what it says");
     }
     match detach() {
         Ok(Side::Launcher(outcome)) => end(outcome),
-        Ok(Side::Daemon(launch)) => serve(recipe, loaded, dir, Some(launch), true).code,
+        Ok(Side::Daemon(launch)) => match serve(recipe, loaded, dir, Some(launch), true) {
+            Ok(outcome) | Err(outcome) => outcome.code,
+        },
         Err(error) => complain(&format!("cannot leave the terminal: {error}")),
     }
 }
@@ -56,16 +60,26 @@ fn end(outcome: Outcome) -> u8 {
     outcome.code
 }
 
-fn serve(recipe: Recipe, loaded: Loaded, dir: RuntimeDir, launch: Option<Launch>, quiet: bool) -> Outcome {
+/// Becomes the master, and tells how that ended.
+///
+/// # Errors
+/// Why it did not even begin, which no log says.
+fn serve(
+    recipe: Recipe,
+    loaded: Loaded,
+    dir: RuntimeDir,
+    launch: Option<Launch>,
+    quiet: bool,
+) -> Result<Outcome, Outcome> {
     let greeting = (recipe == Recipe::BuiltIn && !quiet).then(|| GREETING.to_owned());
     let mut launch = launch;
     match prepare(recipe, &loaded, dir, &mut launch, greeting) {
-        Ok(master) => master.run(loaded),
+        Ok(master) => Ok(master.run(loaded)),
         Err(outcome) => {
             if let Some(launch) = launch {
                 launch.report(&outcome);
             }
-            outcome
+            Err(outcome)
         }
     }
 }

@@ -11,6 +11,7 @@ use shared::ident::ProcessId;
 use shared::stats::{Snapshot, Verdict};
 
 use super::{complain, exit, print};
+use crate::committed::Committed;
 use crate::lock::{Holder, holder};
 use crate::orphans::Orphans;
 use crate::recipe::Recipe;
@@ -25,6 +26,13 @@ const PAUSE_MS: u16 = 20;
 
 /// Asks for a reload and tells the verdict.
 pub(crate) fn reload(dir: &RuntimeDir, recipe: &Recipe, quiet: bool) -> u8 {
+    // Without -c the proxy was found by its directory, whatever it reads.
+    if let (Recipe::File { .. }, Some(read)) = (recipe, Committed::name(&dir.committed()))
+        && read != recipe.name()
+    {
+        let place = dir.path().display();
+        return complain(&format!("the proxy in {place} reads {read}, not {}: nothing was done", recipe.name()));
+    }
     let before = verdict(dir).map(|verdict| verdict.generation);
     let master = match send(dir, Signal::SIGHUP) {
         Ok(master) => master,
@@ -48,12 +56,14 @@ pub(crate) fn reload(dir: &RuntimeDir, recipe: &Recipe, quiet: bool) -> u8 {
 
 /// Asks to finish what runs, which takes at most `shutdown_timeout`, and waits until the master has gone.
 pub(crate) fn quit(dir: &RuntimeDir, shutdown_timeout: Duration, quiet: bool) -> u8 {
-    end(dir, Signal::SIGQUIT, shutdown_timeout.saturating_add(STOP_TIMEOUT), quiet)
+    let bound = shutdown_timeout.saturating_add(STOP_TIMEOUT);
+    end(dir, Signal::SIGQUIT, bound, bound, quiet)
 }
 
-/// Asks to stop at once, and waits until the master has gone.
-pub(crate) fn stop(dir: &RuntimeDir, quiet: bool) -> u8 {
-    end(dir, Signal::SIGTERM, STOP_TIMEOUT, quiet)
+/// Asks to stop at once, and waits until the master has gone. Workers whose master was killed finish what runs: nobody may
+/// signal what only a zone says is one.
+pub(crate) fn stop(dir: &RuntimeDir, shutdown_timeout: Duration, quiet: bool) -> u8 {
+    end(dir, Signal::SIGTERM, STOP_TIMEOUT, shutdown_timeout.saturating_add(STOP_TIMEOUT), quiet)
 }
 
 /// Asks to reopen the log files.
@@ -61,7 +71,8 @@ pub(crate) fn reopen(dir: &RuntimeDir) -> u8 {
     send(dir, Signal::SIGUSR1).map_or_else(|unsent| unsent.complain(dir), |_| exit::DONE)
 }
 
-fn end(dir: &RuntimeDir, signal: Signal, bound: Duration, quiet: bool) -> u8 {
+/// `bound` is how long a master may take, `orphans_bound` workers without one.
+fn end(dir: &RuntimeDir, signal: Signal, bound: Duration, orphans_bound: Duration, quiet: bool) -> u8 {
     match send(dir, signal) {
         Ok(master) => wait_for(|| master.is_alive(), bound, &format!("the master ({master})"), quiet),
         Err(Unsent::Orphaned(orphans)) => {
@@ -69,7 +80,7 @@ fn end(dir: &RuntimeDir, signal: Signal, bound: Duration, quiet: bool) -> u8 {
                 return complain(&format!("cannot tell the workers of the killed master: {error}"));
             }
             let who = format!("the workers ({}) of the killed master ({})", orphans.pids(), orphans.master);
-            wait_for(|| orphans.are_alive(), bound, &who, quiet)
+            wait_for(|| orphans.are_alive(), orphans_bound, &who, quiet)
         }
         Err(unsent) => unsent.complain(dir),
     }
@@ -107,9 +118,14 @@ impl Unsent {
                 exit::ABSENT
             }
             Unsent::Orphaned(orphans) => {
+                let what = match orphans.are_retired {
+                    true => "finish what runs",
+                    false => {
+                        "serve on: start sluice again to take over from them, or `sluice quit` has them finish what runs"
+                    }
+                };
                 complain(&format!(
-                    "the master in {place} ({}) was killed, and its workers ({}) serve on: start sluice again to take \
-                     over from them, or `sluice quit` has them finish",
+                    "the master in {place} ({}) was killed, and its workers ({}) {what}",
                     orphans.master,
                     orphans.pids()
                 ));

@@ -209,7 +209,8 @@ impl Snapshot {
     /// How many workers serve: they say so, and their loops turn.
     #[must_use]
     pub fn serving(&self) -> usize {
-        self.workers().filter(|worker| worker.is_alive && self.status(worker) == State::Serving.name()).count()
+        let serves = |worker: &&Process| worker.state == Some(State::Serving) && !self.is_stalled(worker);
+        self.workers().filter(|worker| worker.is_alive).filter(serves).count()
     }
 
     /// What a process does, as it is shown: its state, or that it is `dead`, or that its loop is `stalled`.
@@ -218,13 +219,13 @@ impl Snapshot {
         match process.state {
             _ if !process.is_alive => "dead",
             None => "unknown",
-            Some(State::Serving | State::Draining)
-                if self.taken_ns.saturating_sub(process.heartbeat_ns) >= STALE_AFTER_NS =>
-            {
-                "stalled"
-            }
+            Some(State::Serving | State::Draining) if self.is_stalled(process) => "stalled",
             Some(state) => state.name(),
         }
+    }
+
+    fn is_stalled(&self, process: &Process) -> bool {
+        self.taken_ns.saturating_sub(process.heartbeat_ns) >= STALE_AFTER_NS
     }
 
     /// The processes that are workers.

@@ -67,6 +67,7 @@ use layout::{Kind, Layout, Section, header, master};
 use ledger::Ledger;
 use map::Map;
 use publication::Reserved;
+use source::Source;
 
 /// The zone, for a process that writes to it.
 #[derive(Debug)]
@@ -128,15 +129,19 @@ impl Zone {
         make().unwrap_or_else(|error: ZoneError| panic!("{error}"))
     }
 
-    /// Says to whoever still maps the zone file `path` that another master runs now.
+    /// Says to whoever still maps the zone file `path` that another master runs now, if `creator` made it. Another one's is
+    /// left alone: it may have come meanwhile.
     ///
     /// # Errors
     /// When the file is no zone of this version, or may not be written.
-    pub fn retire_file(path: &Path) -> Result<(), ZoneError> {
+    pub fn retire_file(path: &Path, creator: ProcessId) -> Result<(), ZoneError> {
         let failed = |source| ZoneError::Io { doing: "retire", path: path.to_owned(), source };
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
         let (layout, _) = Layout::read(&file).map_err(|damage| damage.of(path))?;
-        if layout.master().count == 1 && layout.master().record > master::RETIRED * 8 {
+        let word = |word: u64| Source::word(&file, word * 8).map_err(failed);
+        let is_its = word(header::CREATOR_PID)? == u64::try_from(creator.pid).unwrap_or(0)
+            && word(header::CREATOR_START)? == creator.start_time;
+        if is_its && layout.master().count == 1 && layout.master().record > master::RETIRED * 8 {
             let at = layout.master().at(0) + master::RETIRED * 8;
             file.write_all_at(&1u64.to_ne_bytes(), at).map_err(failed)?;
         }
@@ -363,7 +368,9 @@ mod tests {
         let me = ProcessId::current(0).unwrap();
         let old = Zone::create(&path, SMALL, me).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        Zone::retire_file(&path).unwrap();
+        Zone::retire_file(&path, ProcessId { pid: me.pid + 1, ..me }).unwrap();
+        assert!(!old.is_retired(), "it is another one's");
+        Zone::retire_file(&path, me).unwrap();
         assert!(old.is_retired());
         let new = Zone::create(&path, SMALL, me).unwrap();
         assert!(!new.is_retired());
@@ -381,7 +388,7 @@ mod tests {
         let path = directory.path().join("zone");
         let says = |error: ZoneError, what: &str| assert!(error.to_string().contains(what), "{error}");
         says(Snapshot::read(&path).unwrap_err(), "no proxy has been started there");
-        says(Zone::retire_file(&path).unwrap_err(), "cannot retire");
+        says(Zone::retire_file(&path, ProcessId::default()).unwrap_err(), "cannot retire");
         fs::write(&path, "hello, world").unwrap();
         says(Snapshot::read(&path).unwrap_err(), "is not a zone");
         let me = ProcessId::current(0).unwrap();

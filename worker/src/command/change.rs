@@ -28,7 +28,9 @@ use slog::info;
 use super::{Worker, access_log_of, readable};
 use crate::downstream::{Door, Gate};
 use crate::helper::Helper;
+use crate::runtime::executor;
 use crate::runtime::reactor::Registration;
+use crate::runtime::sync::Signal;
 use crate::site::{Blueprint, Site};
 
 /// The most bytes of a configuration's text, and of its bearings.
@@ -74,7 +76,24 @@ struct Leaving {
 struct Drawing {
     ready: Registration,
     waker: Arc<mio::Waker>,
-    drawn: (Sender<Drawn>, Receiver<Drawn>),
+    sender: Sender<Drawn>,
+    receiver: Receiver<Drawn>,
+    /// What has come back and was not fetched.
+    drawn: RefCell<Vec<Drawn>>,
+    /// Something has come back, or is not wanted any more.
+    news: Signal,
+}
+
+impl Drawing {
+    /// Tells those who wait that something has come back.
+    async fn deliver(self: Rc<Drawing>) {
+        loop {
+            readable(&self.ready).await;
+            self.ready.drained();
+            self.drawn.borrow_mut().extend(self.receiver.try_iter());
+            self.news.raise();
+        }
+    }
 }
 
 type Drawn = (Generation, Result<(Arc<Config>, Blueprint), String>);
@@ -87,9 +106,15 @@ impl Incoming {
 
     /// Forgets what was sent and what was made of it.
     pub(super) fn abandon(&self) {
-        self.wanted.set(None);
+        self.want(None);
         self.sockets.take();
         self.prepared.take();
+    }
+
+    /// From now on this change is wanted and no other.
+    fn want(&self, generation: Option<Generation>) {
+        self.wanted.set(generation);
+        self.drawing.borrow().iter().for_each(|drawing| drawing.news.raise());
     }
 }
 
@@ -98,7 +123,7 @@ impl Worker {
     pub(super) async fn prepare(self: Rc<Worker>, papers: Papers) {
         let generation = papers.generation;
         self.change.prepared.take();
-        self.change.wanted.set(Some(generation));
+        self.change.want(Some(generation));
         let opened = self.open(papers).await;
         // It may have been given up meanwhile.
         if self.change.wanted.get() != Some(generation) {
@@ -132,7 +157,7 @@ impl Worker {
         let cannot = |error: io::Error| format!("cannot build the configuration: {error}");
         let drawing = self.drawing().map_err(cannot)?;
         let helper = self.helper().map_err(cannot)?;
-        let (send, waker) = (drawing.drawn.0.clone(), Arc::clone(&drawing.waker));
+        let (send, waker) = (drawing.sender.clone(), Arc::clone(&drawing.waker));
         helper.run(move || {
             let parsed = conf::parse(&text, "the master's configuration").map_err(|problems| problems.to_string());
             let drawn = parsed.map(|loaded| {
@@ -143,19 +168,13 @@ impl Worker {
             let _ = send.send((generation, drawn));
             let _ = waker.wake();
         });
-        loop {
-            readable(&drawing.ready).await;
-            drawing.ready.drained();
-            // For the blueprint of an earlier change, which was given up, nobody waits any more.
-            while let Ok((of, drawn)) = drawing.drawn.1.try_recv() {
-                if of == generation {
-                    return drawn;
-                }
-            }
-            if self.change.wanted.get() != Some(generation) {
-                return Err("another change has come".into());
-            }
-        }
+        let is_wanted = || self.change.wanted.get() == Some(generation);
+        let is_there = || drawing.drawn.borrow().iter().any(|(of, _)| *of == generation);
+        drawing.news.until(|| is_there() || !is_wanted()).await;
+        // Of an earlier change, which was given up, nobody fetches the blueprint.
+        let mut drawn = drawing.drawn.take();
+        let its = drawn.iter().position(|(of, _)| *of == generation).map(|at| drawn.swap_remove(at).1);
+        its.unwrap_or_else(|| Err("another change has come".into()))
     }
 
     fn drawing(&self) -> io::Result<Rc<Drawing>> {
@@ -163,7 +182,10 @@ impl Worker {
             return Ok(Rc::clone(drawing));
         }
         let (ready, waker) = Registration::waker()?;
-        let drawing = Rc::new(Drawing { ready, waker: Arc::new(waker), drawn: channel() });
+        let (sender, receiver) = channel();
+        let (drawn, news) = (RefCell::default(), Signal::default());
+        let drawing = Rc::new(Drawing { ready, waker: Arc::new(waker), sender, receiver, drawn, news });
+        executor::spawn(Rc::clone(&drawing).deliver());
         self.change.drawing.replace(Some(Rc::clone(&drawing)));
         Ok(drawing)
     }
@@ -208,10 +230,12 @@ impl Worker {
         self.downstream.swap(site, access_log_of(&config, self.helper.borrow().as_ref()));
         let doors = self.exchange_gates(&config, gates);
         self.set_gates();
-        self.change.wanted.set(None);
+        self.change.want(None);
         self.change.leaving.borrow_mut().push(Leaving { successor: generation, site: Rc::downgrade(&old), doors });
+        drop(old);
         info!(self.log, "serving another configuration"; "generation" => generation.0);
         self.report(&Report::Swapped(generation));
+        self.settle();
     }
 
     /// Gates that stay are adapted, new ones added, the others shut once their queues are empty.

@@ -26,7 +26,7 @@ const ACCEPTS_PER_TURN_MAX: u32 = 8;
 /// In how many turns running somebody has to be found in a queue before one more is taken a turn: to find it empty costs
 /// a system call.
 const TURNS_PER_ACCEPT: u32 = 4;
-/// One connection in so many is asked at once for its request even where they have been late with it.
+/// One connection of a listener in so many is asked at once for its request even where they have been late with it.
 const PROMPT_TRIAL: u64 = 16;
 /// How long to wait after the kernel had no descriptor or memory for a connection, in nanoseconds.
 const WANT_PAUSE: u64 = 100 * MILLISECOND;
@@ -186,9 +186,13 @@ impl Downstream {
         let timer = Timer::new();
         let empties = || self.is_draining.get() || opening.order.get() == Order::Empty;
         let has_orders = || self.is_draining.get() || opening.order.get() != Order::Accept;
-        let mut busy_turns = 0;
+        let (mut busy_turns, mut last_turn) = (0, 0);
         loop {
             first(pin!(listener.arrival()), pin!(self.orders.until(has_orders))).await;
+            let turn = self.process.turns.get();
+            if std::mem::replace(&mut last_turn, turn) + 1 != turn {
+                busy_turns = 0;
+            }
             let most = match empties() {
                 true => ACCEPTS_PER_TURN_MAX,
                 false => (1 + busy_turns / TURNS_PER_ACCEPT).min(ACCEPTS_PER_TURN_MAX),
@@ -208,19 +212,19 @@ impl Downstream {
     }
 
     /// Waits until someone leaves. Who was accepted waits here, those behind it in the queue, which the kernel bounds, or
-    /// for another worker that has room. False when the socket can't be watched any more.
-    async fn wait_for_room(&self, listener: &mut Listener) -> bool {
+    /// for another worker that has room.
+    async fn wait_for_room(&self, listener: &mut Listener, timer: &Timer) {
         listener.pause();
         self.vacancy.until(|| self.has_room()).await;
-        self.resume(listener)
+        self.resume(listener, timer).await;
     }
 
-    fn resume(&self, listener: &mut Listener) -> bool {
-        let resumed = listener.resume();
-        if let Err(error) = &resumed {
-            slog::error!(self.logger, "cannot accept from a listening socket"; "reason" => %error);
+    /// Watches the queue again. What the kernel lacks for that may come back.
+    async fn resume(&self, listener: &mut Listener, timer: &Timer) {
+        while let Err(error) = listener.resume() {
+            slog::error!(self.logger, "cannot watch a listening socket"; "reason" => %error);
+            timer.sleep(clock::now() + WANT_PAUSE).await;
         }
-        resumed.is_ok()
     }
 
     /// A connection has come in.
@@ -228,7 +232,7 @@ impl Downstream {
         let number = self.accepted.get() + 1;
         self.accepted.set(number);
         let mut connection = Box::new(Connection::new(stream, peer, number, door));
-        if door.is_prompt.get() || number.is_multiple_of(PROMPT_TRIAL) {
+        if door.is_prompt.get() || door.cells.accepted.get().is_multiple_of(PROMPT_TRIAL) {
             // Its request has come with it, and is read while all of it is at hand.
             connection.put_on_trial();
             self.drivers.assign(self, connection);
@@ -248,8 +252,8 @@ impl Downstream {
         for _ in 0..most {
             match listener.try_accept() {
                 Ok(Some((stream, peer))) => {
-                    if !self.has_room() && !self.wait_for_room(listener).await {
-                        return false;
+                    if !self.has_room() {
+                        self.wait_for_room(listener, timer).await;
                     }
                     self.admit(stream, peer, door);
                 }
@@ -262,7 +266,7 @@ impl Downstream {
                     }
                     listener.pause();
                     timer.sleep(clock::now() + WANT_PAUSE).await;
-                    self.resume(listener);
+                    self.resume(listener, timer).await;
                     return false;
                 }
             }

@@ -23,6 +23,17 @@ pub(super) struct Drivers {
     /// All of them, by number.
     tasks: RefCell<Vec<Option<Task<()>>>>,
     free: RefCell<Vec<usize>>,
+    /// None runs any more, and none is started.
+    is_cut: Cell<bool>,
+}
+
+/// A driver's number, for as long as it lives, however it ends.
+struct Number(Rc<Downstream>, usize);
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.0.drivers.leave(self.1);
+    }
 }
 
 /// Where a driver gets its work from.
@@ -35,6 +46,9 @@ struct Inbox {
 impl Drivers {
     /// Has a connection driven.
     pub(super) fn assign(&self, downstream: &Rc<Downstream>, connection: Box<Connection>) {
+        if self.is_cut.get() {
+            return;
+        }
         let waiting = self.waiting.borrow_mut().pop();
         let is_new = waiting.is_none();
         let inbox = waiting.unwrap_or_default();
@@ -54,6 +68,7 @@ impl Drivers {
 
     /// Ends them all, and with them the exchanges that they run.
     pub(super) fn cut(&self) {
+        self.is_cut.set(true);
         self.waiting.take();
         // Dropped here, ended by their next turn.
         self.tasks.take();
@@ -93,6 +108,7 @@ impl Inbox {
 }
 
 async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>, number: usize) {
+    let _number = Number(Rc::clone(&downstream), number);
     let (mut desk, mut codec) = (Desk::new(), Codec::new());
     loop {
         let mut connection = inbox.next().await;
@@ -105,7 +121,7 @@ async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>, number: usize) {
         }
         codec.clear();
         if !downstream.drivers.rest(&inbox) {
-            return downstream.drivers.leave(number);
+            return;
         }
     }
 }

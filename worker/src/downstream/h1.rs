@@ -148,7 +148,6 @@ impl Codec {
             begun_at: None,
             ends_with_connection: false,
             is_finished: false,
-            tunnelled: 0,
         };
         let mut body = Reader::new(link(&self.reading), leading, self.head.body, None, site.head_limits.bytes);
         let request = Request { head: &self.head, bytes };
@@ -164,8 +163,10 @@ impl Codec {
             Some(buffer) => self.inbox = Some(buffer),
             None => self.consume(consumed),
         }
-        // A client that asked for the end has nothing more to say; of another one that may not be known.
-        let may_speak = stream.source().is_readable() || self.head.keep_alive && !stream.source().is_watched();
+        // A client that asked for the end, by a request without a body, has nothing more to say. Of others that may not be
+        // known: some send an empty line behind a body.
+        let has_said_all = !self.head.keep_alive && self.head.body == BodyLength::None;
+        let may_speak = stream.source().is_readable() || !has_said_all && !stream.source().is_watched();
         let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || may_speak;
         match outcome {
             Err(fault) if fault.is_client_gone() => Ended::Closed,
@@ -276,7 +277,6 @@ struct Reply<'a> {
     /// Only the connection's end tells the client where the body ends.
     ends_with_connection: bool,
     is_finished: bool,
-    tunnelled: u64,
 }
 
 impl Drop for Reply<'_> {
@@ -366,12 +366,8 @@ impl Respond for Reply<'_> {
         End { stream: self.stream, timer: self.timer, leading: self.leading }
     }
 
-    fn tunnelled(&mut self, bytes: u64) {
-        self.tunnelled += bytes;
-    }
-
     fn sent(&self) -> (u64, u64) {
-        (self.sent.wire.get() + self.tunnelled, self.sent.payload.get() + self.tunnelled)
+        (self.sent.wire.get(), self.sent.payload.get())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Connections that wait for a request: a slab, and two queues through it, longest wait first.
 
 use super::conn::Connection;
+use crate::runtime::clock;
 use crate::runtime::reactor::Parked;
 
 const NONE: u32 = u32::MAX;
@@ -30,6 +31,8 @@ struct Place {
     uses: u32,
     connection: Option<Box<Connection>>,
     waiting: Waiting,
+    /// When it was put there.
+    since: u64,
     due: u64,
     next: u32,
     previous: u32,
@@ -52,7 +55,7 @@ impl IdleTable {
     pub(super) fn put(&mut self, mut connection: Box<Connection>, waiting: Waiting, due: u64) {
         connection.set_idle(waiting == Waiting::Next);
         let key = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { uses: 0, connection: None, waiting, due, next: NONE, previous: NONE });
+            self.places.push(Place { uses: 0, connection: None, waiting, since: 0, due, next: NONE, previous: NONE });
             u32::try_from(self.places.len() - 1).expect("descriptors are fewer than 2^32")
         });
         let uses = self.places[key as usize].uses.wrapping_add(1);
@@ -63,7 +66,8 @@ impl IdleTable {
             NONE => queue.head = key,
             previous => self.places[previous as usize].next = key,
         }
-        self.places[key as usize] = Place { uses, connection: Some(connection), waiting, due, next: NONE, previous };
+        let (since, connection) = (clock::now(), Some(connection));
+        self.places[key as usize] = Place { uses, connection, waiting, since, due, next: NONE, previous };
     }
 
     /// Takes out the connection that was put there by that use.
@@ -100,11 +104,12 @@ impl IdleTable {
     }
 
     /// Takes out the connection that has waited the longest: between requests, else for a first one. One that has been
-    /// spoken to, and is only not driven yet, does not wait.
+    /// spoken to, and is only not driven yet, does not wait; of one that was put there in this very turn that is not known.
     pub(super) fn take_oldest(&mut self) -> Option<Box<Connection>> {
         let waits = |key: &u32| {
-            let connection = self.places[*key as usize].connection.as_ref();
-            connection.is_some_and(|connection| !connection.stream().source().is_readable())
+            let Place { connection, since, .. } = &self.places[*key as usize];
+            let is_silent = connection.as_ref().is_some_and(|connection| !connection.stream().source().is_readable());
+            is_silent && *since < clock::now()
         };
         let oldest = |waiting: Waiting| {
             let head = self.queues[waiting as usize].head;

@@ -2,6 +2,8 @@
 //!
 //! A protocol version implements these two; the relay knows nothing else of it.
 
+use std::cell::Cell;
+
 use super::fault::Fault;
 use super::head::Response;
 use crate::runtime::net::{Presence, Stream};
@@ -120,11 +122,15 @@ pub(crate) trait Respond: Sink {
     /// The connection itself, and what the client sent on it after the head: for a tunnel.
     fn tunnel(&self) -> End<'_>;
 
-    /// A tunnel has sent so many bytes.
-    fn tunnelled(&mut self, bytes: u64);
-
     /// Bytes sent so far: all, and of bodies alone.
     fn sent(&self) -> (u64, u64);
+}
+
+/// How many bytes went each way through a tunnel so far.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) to_server: Cell<u64>,
+    pub(crate) to_client: Cell<u64>,
 }
 
 /// One side of a tunnel.

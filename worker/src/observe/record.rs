@@ -7,6 +7,7 @@ use conf::template::Variable;
 use shared::stats::{ListenerCells, ProcessCells, RouteCells, ServerCells, UpstreamCells};
 
 use super::time::Clock;
+use crate::message::body::Traffic;
 use crate::message::client::Client;
 use crate::message::decimal;
 use crate::message::fault::{Fault, Kind};
@@ -46,6 +47,8 @@ pub(crate) struct Exchange {
     pub(crate) upstream_status: Option<u16>,
     pub(crate) upstream_sent: u64,
     pub(crate) upstream_received: u64,
+    /// What went through the tunnel that it became.
+    pub(crate) tunnel: Traffic,
     /// Bytes of the request, head and body.
     pub(crate) request_bytes: u64,
     pub(crate) sent_bytes: u64,

@@ -199,12 +199,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             reply.begin(answer, date.http());
             reply.flush().await?;
             let server = End { stream: lease.stream(), timer: downward, leading };
-            let traffic = tunnel::Traffic::default();
-            let ended = tunnel::run(reply.tunnel(), server, limits.tunnel_idle, &traffic).await;
-            reply.tunnelled(traffic.to_client.get());
-            exchange.upstream_sent = traffic.to_server.get();
-            exchange.upstream_received = response.bytes as u64 + traffic.to_client.get();
-            return ended.map(|()| false);
+            exchange.upstream_received = response.bytes as u64;
+            return tunnel::run(reply.tunnel(), server, limits.tunnel_idle, &exchange.tunnel).await.map(|()| false);
         }
         if !matches!(upload.outcome, Some(Ok(()))) {
             // The answer comes before the whole request was read: what is left of it stands before any next one.

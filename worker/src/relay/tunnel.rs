@@ -9,19 +9,12 @@ use std::io::{self, IoSlice};
 use std::task::Poll;
 
 use super::splice::Pipe;
-use crate::message::body::End;
+use crate::message::body::{End, Traffic};
 use crate::message::fault::{Fault, Kind, Side, Stage};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::sync::both;
 use crate::runtime::timer::Elapsed;
 use crate::runtime::{clock, executor};
-
-/// How many bytes went each way.
-#[derive(Debug, Default)]
-pub(crate) struct Traffic {
-    pub(crate) to_server: Cell<u64>,
-    pub(crate) to_client: Cell<u64>,
-}
 
 /// Runs until both directions have ended, one has failed, or nothing moved for `idle` nanoseconds.
 ///

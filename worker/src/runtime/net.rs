@@ -13,9 +13,8 @@ use std::task::{Context, Poll, ready};
 
 use conf::value::Address;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, setsockopt, sockopt};
-use nix::unistd::dup;
 
 use super::reactor::{self, Registration, Source};
 
@@ -385,10 +384,9 @@ impl ListenerIo {
 /// mio watches for changes only, and has no EPOLLEXCLUSIVE: the socket is added to its poll from outside, under a token
 /// that mio hands back.
 fn watch_queue(socket: BorrowedFd<'_>, is_shared: bool) -> io::Result<Registration> {
-    Registration::with_token(|poll, token| {
-        let poll = Epoll(dup(poll.registry())?);
+    Registration::with_token(|epoll, token| {
         let exclusive = if is_shared { EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::empty() };
-        Ok(poll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN | exclusive, token.0 as u64))?)
+        Ok(epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN | exclusive, token.0 as u64))?)
     })
 }
 

@@ -19,6 +19,8 @@ use std::time::Duration;
 use mio::event::{Event, Source as MioSource};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::epoll::Epoll;
+use nix::unistd::dup;
 
 use super::clock::{self, MILLISECOND};
 
@@ -261,10 +263,10 @@ impl Registration {
     }
 
     /// Watches what the caller adds to the poll by itself, under the token that it is given.
-    pub(crate) fn with_token(add: impl FnOnce(&Poll, Token) -> io::Result<()>) -> io::Result<Registration> {
+    pub(crate) fn with_token(add: impl FnOnce(&Epoll, Token) -> io::Result<()>) -> io::Result<Registration> {
         with(|reactor| {
             let registration = reactor.sources.borrow_mut().insert();
-            add(&reactor.poll.borrow(), registration.token)?;
+            add(&reactor.epoll, registration.token)?;
             Ok(registration)
         })
     }
@@ -377,6 +379,8 @@ impl Sources {
 
 struct Reactor {
     poll: RefCell<Poll>,
+    /// The same, for what mio has no word for; made at the start, when there are descriptors.
+    epoll: Epoll,
     sources: RefCell<Sources>,
     /// Sources that are to be watched, and when, if they are still open then: first come, first due.
     late: RefCell<VecDeque<(u64, Rc<Source>)>>,
@@ -405,15 +409,22 @@ thread_local! {
 /// # Errors
 /// Those of epoll_create1(2).
 pub(crate) fn start() -> io::Result<()> {
-    let poll = RefCell::new(Poll::new()?);
+    let poll = Poll::new()?;
+    let epoll = Epoll(dup(poll.registry())?);
+    let poll = RefCell::new(poll);
     let (sources, late, given_up) = (RefCell::default(), RefCell::default(), RefCell::default());
-    REACTOR.set(Some(Reactor { poll, sources, late, given_up }));
+    REACTOR.set(Some(Reactor { poll, epoll, sources, late, given_up }));
     Ok(())
 }
 
 /// When [`watch_late`] has to be called next.
 pub(crate) fn next_due() -> Option<u64> {
-    REACTOR.with_borrow(|reactor| reactor.as_ref()?.late.borrow().front().map(|(due, _)| *due))
+    REACTOR.with_borrow(|reactor| {
+        let mut late = reactor.as_ref()?.late.borrow_mut();
+        // Those that are closed already are nobody's concern.
+        while late.pop_front_if(|(_, source)| source.descriptor.get().is_none()).is_some() {}
+        late.front().map(|(due, _)| *due)
+    })
 }
 
 /// Watches the sources that have waited for it until `now`.
@@ -435,7 +446,10 @@ pub(crate) fn forget(io: BorrowedFd<'_>) {
 pub(crate) fn turn(wait: Option<Duration>, ready: &mut VecDeque<Parked>) -> io::Result<()> {
     EVENTS.with_borrow_mut(|events| {
         with(|reactor| {
-            match reactor.poll.borrow_mut().poll(events, wait) {
+            let wait = if reactor.given_up.borrow().is_empty() { wait } else { Some(Duration::ZERO) };
+            let polled = reactor.poll.borrow_mut().poll(events, wait);
+            ready.extend(reactor.given_up.borrow_mut().drain(..));
+            match polled {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
                 other => other?,
             }
@@ -445,7 +459,6 @@ pub(crate) fn turn(wait: Option<Duration>, ready: &mut VecDeque<Parked>) -> io::
                     source.edge(event, ready);
                 }
             }
-            ready.extend(reactor.given_up.borrow_mut().drain(..));
             Ok(())
         })
     })
