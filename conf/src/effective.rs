@@ -27,6 +27,7 @@ pub(crate) fn tree(config: &Config) -> Node {
     entries.extend([
         ("daemon", Node::Bool(config.daemon)),
         ("shutdown_timeout", period(config.shutdown_timeout)),
+        ("watchdog", config.watchdog.map_or_else(off, period)),
         ("error_log", error_log(&config.error_log)),
         ("access_log", config.access_log.as_ref().map_or_else(off, access_log)),
         ("listeners", Node::list(config.listeners.iter().map(listener))),

@@ -34,6 +34,8 @@ pub struct Config {
     pub runtime_dir: Option<PathBuf>,
     /// How long old workers may take to finish their connections after a reload or a graceful quit.
     pub shutdown_timeout: Duration,
+    /// How long a worker's loop may stand still, if that is bounded.
+    pub watchdog: Option<Duration>,
     /// Where errors and operational messages go.
     pub error_log: ErrorLog,
     /// Where requests are logged, if anywhere.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeSeed;
 
 use crate::field::Field;
-use crate::form::{AffinityWord, FilePath, Int, Switch};
+use crate::form::{AffinityWord, FilePath, Int, OrOff, Switch};
 use crate::leaf::{Named, Written};
 use crate::model::{User, WorkerProcesses};
 use crate::node::{Build, EXPANDED_BYTES_MAX, Node};
@@ -94,6 +94,9 @@ pub(crate) struct File {
     /// are closed.
     #[schemars(extend("default" = "30s"))]
     pub(crate) shutdown_timeout: Field<Written<Period>>,
+    /// How long a worker's loop may stand still before the worker is killed and replaced, at least 2s, or `off`.
+    #[schemars(extend("default" = "30s"))]
+    pub(crate) watchdog: Field<Written<OrOff<Period>>>,
     /// Where errors and operational messages go: a path, `stderr`, `stdout`, or a mapping.
     #[schemars(extend("default" = "stderr"))]
     pub(crate) error_log: Field<log::ErrorLog>,

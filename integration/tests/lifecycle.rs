@@ -295,6 +295,32 @@ fn workers_whose_master_was_killed_do_not_finish_forever() {
     client.rest();
 }
 
+/// A worker whose loop stands still is replaced; a master that stood still as well judges nobody.
+#[test]
+fn a_loop_that_does_not_turn_is_given_up() {
+    let proxy = Proxy::start(&format!("worker_processes: 4\nwatchdog: 2s\n{PIDS}"));
+    let (master, workers) = (proxy.master(), proxy.workers());
+    let all: Vec<_> = workers.iter().copied().chain([master]).collect();
+    all.iter().for_each(|process| process.signal(Signal::SIGSTOP));
+    let stood_still =
+        |process: &serde_json::Value| process["heartbeat_age_seconds"].as_f64().is_some_and(|age| age > 3.0);
+    eventually("they have stood still", || {
+        let stats = proxy.stats();
+        stats.0["processes"].as_array().is_some_and(|processes| processes.iter().all(stood_still))
+    });
+    all.iter().for_each(|process| process.signal(Signal::SIGCONT));
+    eventually("all serve again", || proxy.run(["stats"]).output().contains("4 of 4 workers serving"));
+    assert_eq!(proxy.workers(), workers);
+
+    let hung = workers[0];
+    hung.signal(Signal::SIGSTOP);
+    eventually("it is replaced", || {
+        let now = proxy.workers();
+        now.len() == 4 && !now.contains(&hung)
+    });
+    proxy.wait_log("stood still");
+}
+
 /// A worker that is stopped is not shown as one that serves.
 #[test]
 fn a_loop_that_does_not_turn_is_told_of() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared::channel::{Command, Report};
+use shared::clock::monotonic_ns;
 use shared::ident::{Generation, Seat};
 use shared::zone::Zone;
 use slog::{Logger, crit, error, info, o, warn};
@@ -30,6 +31,7 @@ use crate::service::Service;
 use crate::signals::Signals;
 use crate::supervisor::{Decision, Life, Supervisor};
 use crate::swap::Swap;
+use crate::watchdog::Watchdog;
 
 /// The master process.
 pub(crate) struct Master {
@@ -56,6 +58,7 @@ pub(crate) struct Master {
     /// Workers were told to go by SIGWINCH: none is replaced.
     pub(crate) rests: bool,
     pub(crate) service: Service,
+    watchdog: Watchdog,
     control: Option<Control>,
     signals: Signals,
     lock: Lock,
@@ -118,6 +121,7 @@ impl Master {
             respawns: Vec::new(),
             rests: false,
             service: Service::new(Instant::now()),
+            watchdog: Watchdog::default(),
             control,
             signals: Signals::register()?,
             lock: start.lock,
@@ -165,6 +169,7 @@ impl Master {
             self.respawn(now);
             self.children.press(now);
             self.service.beat(now, &self.log);
+            self.watch(now);
             if self.stopping.is_some() && !self.children.iter().any(Child::is_worker) {
                 // It went last, as workers needed it to drain.
                 self.children.urge(Urgency::Stop, now, Duration::ZERO, |_| true);
@@ -230,7 +235,29 @@ impl Master {
         let retiring = self.retiring.iter().map(|retiring| retiring.at);
         let respawns = self.respawns.iter().map(|(at, _)| *at);
         let deadlines = self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns);
-        deadlines.chain(self.service.deadline()).min()
+        let watches = self.watch_limit().map(|_| self.watchdog.deadline(Instant::now()));
+        deadlines.chain(self.service.deadline()).chain(watches).min()
+    }
+
+    /// How long a loop may stand still, if workers are watched.
+    fn watch_limit(&self) -> Option<Duration> {
+        self.serving.as_ref().and_then(|cohort| cohort.config.watchdog)
+    }
+
+    /// Gives up workers whose loop stands still; their ends are followed by others.
+    fn watch(&mut self, now: Instant) {
+        let (Some(limit), Some(zone)) = (self.watch_limit(), self.zone) else { return };
+        if self.watchdog.look(now) != Some(true) {
+            return;
+        }
+        for child in self.children.iter().filter(|child| child.is_ready) {
+            let Some(slot) = child.slot() else { continue };
+            let still = Duration::from_nanos(monotonic_ns().saturating_sub(zone.process(slot).heartbeat.get()));
+            if still > limit {
+                error!(self.log, "a worker's loop has stood still for {} s: it is killed", still.as_secs(); "worker" => child.pid());
+                child.kill();
+            }
+        }
     }
 
     fn hear(&mut self) {

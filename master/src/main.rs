@@ -28,6 +28,7 @@ mod signals;
 mod spawn;
 mod supervisor;
 mod swap;
+mod watchdog;
 
 fn main() -> std::process::ExitCode {
     cli::main()

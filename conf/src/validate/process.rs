@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{number, size};
 use crate::field::Field;
-use crate::form::AffinityWord;
+use crate::form::{AffinityWord, OrOff};
 use crate::leaf::Written;
 use crate::model::{
     AccessLog, AccessLogFormat, CpuAffinity, ErrorLog, ErrorLogFormat, Limits, LogLevel, LogTarget, RouteLimits,
@@ -17,12 +17,25 @@ use crate::raw::{self, Affinity};
 use crate::template::Template;
 use crate::value::{Invalid, IpNet};
 
+/// The default of [`Config::watchdog`](crate::model::Config::watchdog), and the least that may be written.
+const WATCHDOG: Duration = Duration::from_secs(30);
+const WATCHDOG_MIN: Duration = Duration::from_secs(2);
 /// The default of [`RouteLimits::body_bytes`].
 const BODY_BYTES: u64 = 1 << 30;
 
 /// A duration, or a default in milliseconds.
 pub(super) fn period(field: &Field<Written<Period>>, default_millis: u64) -> Duration {
     field.or(Period(Duration::from_millis(default_millis))).0
+}
+
+/// How long a loop may stand still. A worker shows four times a second that it turns, and is never due sooner.
+pub(super) fn watchdog(field: &Field<Written<OrOff<Period>>>, at: &At<'_>, report: &Report) -> Option<Duration> {
+    let limit = field.given().map_or(Some(WATCHDOG), |given| given.0.0.map(|period| period.0));
+    if limit.is_some_and(|limit| limit < WATCHDOG_MIN) {
+        let invalid = Invalid::new("a time that is shorter than a busy worker may need");
+        report.error(at, invalid.hint("write 2s or more, or off"));
+    }
+    limit
 }
 
 /// The cores that workers run on.
