@@ -34,7 +34,7 @@ bench:
 	cargo build --release -p sluice
 	cargo run --release -p integration --bin compare -- $(BENCH)
 
-# What happens a few times in `make test` happens as often here as docs/operations.md says.
+# Reloads, kills and broken configurations under load: a few times in `make test`, hundreds of times here.
 soak:
 	SLUICE_SOAK=1 cargo test --release -p integration --test soak
 

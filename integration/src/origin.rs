@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -74,6 +75,17 @@ impl Origin {
                 wire.send(&answer);
             }
         })
+    }
+
+    /// Takes one request and never answers; says when it has come.
+    pub fn silent() -> (Origin, Receiver<()>) {
+        let (arrived, has_arrived) = channel();
+        let origin = Origin::once(move |mut wire| {
+            wire.request();
+            arrived.send(()).expect("the test listens");
+            wire.rest();
+        });
+        (origin, has_arrived)
     }
 
     /// Answers every request with its own body.

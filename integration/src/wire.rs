@@ -150,6 +150,19 @@ impl Wire {
         std::mem::take(&mut self.pending)
     }
 
+    /// Agrees to whatever protocol was asked for, and sends back what comes until the peer closes.
+    #[track_caller]
+    pub fn echo(&mut self) {
+        self.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+        loop {
+            let piece = self.some();
+            if piece.is_empty() {
+                return;
+            }
+            self.send(piece);
+        }
+    }
+
     /// The data of the next chunk; empty for the last one, after which come the [`trailers`](Wire::trailers).
     #[track_caller]
     pub fn chunk(&mut self) -> Vec<u8> {

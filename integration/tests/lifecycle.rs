@@ -75,12 +75,7 @@ fn quit_finishes_what_is_in_flight() {
 /// A drain has an end, whatever the clients do.
 #[test]
 fn quit_does_not_wait_forever() {
-    let (arrived, has_arrived) = mpsc::channel();
-    let origin = Origin::once(move |mut wire| {
-        wire.request();
-        arrived.send(()).expect("the test listens");
-        wire.rest();
-    });
+    let (origin, has_arrived) = Origin::silent();
     let mut proxy = Proxy::before_with(&origin, "shutdown_timeout: 300ms");
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -276,12 +271,7 @@ fn workers_whose_master_was_killed_can_be_told_to_finish() {
 /// Without a master too `shutdown_timeout` bounds how long they may take.
 #[test]
 fn workers_whose_master_was_killed_do_not_finish_forever() {
-    let (arrived, has_arrived) = mpsc::channel();
-    let origin = Origin::once(move |mut wire| {
-        wire.request();
-        arrived.send(()).expect("the test listens");
-        wire.rest();
-    });
+    let (origin, has_arrived) = Origin::silent();
     let mut proxy = Proxy::before_with(&origin, "shutdown_timeout: 300ms");
     let worker = proxy.workers()[0];
     let mut client = proxy.client();

@@ -65,14 +65,7 @@ fn a_signal_reloads_too() {
 fn a_tunnel_stays_open_through_a_reload() {
     let origin = Origin::start(|mut wire, _| {
         wire.request();
-        wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
-        loop {
-            let piece = wire.some();
-            if piece.is_empty() {
-                return;
-            }
-            wire.send(piece);
-        }
+        wire.echo();
     });
     let proxy = Proxy::before(&origin);
     let mut tunnel = proxy.client();
@@ -297,12 +290,7 @@ fn counters_outlive_a_reload() {
 /// Old workers have `shutdown_timeout` and no more.
 #[test]
 fn old_workers_do_not_stay_forever() {
-    let (arrived, has_arrived) = mpsc::channel();
-    let origin = Origin::once(move |mut wire| {
-        wire.request();
-        arrived.send(()).expect("the test listens");
-        wire.rest();
-    });
+    let (origin, has_arrived) = Origin::silent();
     let impatient = "shutdown_timeout: 300ms";
     let proxy = Proxy::before_with(&origin, impatient);
     let old = proxy.workers();

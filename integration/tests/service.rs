@@ -9,6 +9,16 @@ use nix::sys::signal::Signal;
 
 const ANSWER: &str = "routes: [{match: {path: /}, respond: {status: 200}}]";
 
+/// A proxy that a manager has started, with a setting of the environment.
+fn managed(setting: &str) -> (Proxy, UnixDatagram) {
+    let mut proxy = Proxy::prepared(ANSWER);
+    let path = proxy.file("notify.sock");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    proxy.launch_through(["env", &format!("NOTIFY_SOCKET={}", path.display()), setting]);
+    (proxy, manager)
+}
+
 /// The next message that is not about the watchdog, by its lines.
 fn hear(manager: &UnixDatagram) -> Vec<String> {
     loop {
@@ -23,12 +33,7 @@ fn hear(manager: &UnixDatagram) -> Vec<String> {
 
 #[test]
 fn a_service_manager_hears_of_the_start_of_reloads_and_of_the_end() {
-    let mut proxy = Proxy::prepared(ANSWER);
-    let path = proxy.file("notify.sock");
-    let manager = UnixDatagram::bind(&path).expect("a socket");
-    manager.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let address = format!("NOTIFY_SOCKET={}", path.display());
-    proxy.launch_through(["env", &address]);
+    let (mut proxy, manager) = managed("WATCHDOG_USEC=0");
     let started = hear(&manager);
     assert!(started.contains(&"READY=1".into()), "{started:?}");
     let master = proxy.master().0;
@@ -52,11 +57,7 @@ fn a_service_manager_hears_of_the_start_of_reloads_and_of_the_end() {
 
 #[test]
 fn a_watchdog_hears_that_the_loop_turns() {
-    let mut proxy = Proxy::prepared(ANSWER);
-    let path = proxy.file("notify.sock");
-    let manager = UnixDatagram::bind(&path).expect("a socket");
-    manager.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    proxy.launch_through(["env", &format!("NOTIFY_SOCKET={}", path.display()), "WATCHDOG_USEC=200000"]);
+    let (_proxy, manager) = managed("WATCHDOG_USEC=200000");
     let mut beats = 0;
     while beats < 3 {
         let mut message = [0; 4096];

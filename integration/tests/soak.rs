@@ -31,14 +31,7 @@ fn account(mut wire: Wire) {
     while let Some(request) = wire.request() {
         let name = request.head.field("x-name").unwrap_or_default().to_owned();
         if request.head.field("upgrade").is_some() {
-            wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
-            loop {
-                let piece = wire.some();
-                if piece.is_empty() {
-                    return;
-                }
-                wire.send(piece);
-            }
+            return wire.echo();
         }
         let body = [name.as_bytes(), &request.body].concat();
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());

@@ -3,14 +3,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use conf::model::Config;
 
 use crate::recipe::Recipe;
+use crate::runtime_dir::replace_file;
 
 /// What its first line begins with.
 const MARK: &str = "# read from ";
@@ -25,16 +25,7 @@ impl Committed {
     /// # Errors
     /// A sentence for the operator.
     pub(crate) fn write(path: &Path, name: &str, text: &str) -> Result<Committed, String> {
-        let beside = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(&beside)
-            .and_then(|mut file| file.write_all(format!("{MARK}{name}\n{text}").as_bytes()))
-            .and_then(|()| fs::rename(&beside, path))
+        replace_file(path, &format!("{MARK}{name}\n{text}"), 0o640)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         Ok(Committed(path.into()))
     }

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared::channel::{Command, Report};
-use shared::clock::monotonic_ns;
 use shared::ident::{Generation, Seat};
 use shared::zone::Zone;
-use slog::{Logger, crit, error, info, o, warn};
+use slog::{Logger, crit, error, info, warn};
 
-use crate::children::{Child, Children, Exit, Role, Urgency};
+use crate::children::{Child, Children, Role, Urgency};
 use crate::cohort::Cohort;
 use crate::committed::Committed;
 use crate::control::launch::Control;
@@ -29,7 +28,7 @@ use crate::rights::Rights;
 use crate::runtime_dir::RuntimeDir;
 use crate::service::Service;
 use crate::signals::Signals;
-use crate::supervisor::{Decision, Life, Supervisor};
+use crate::supervisor::Supervisor;
 use crate::swap::Swap;
 use crate::watchdog::Watchdog;
 
@@ -58,13 +57,14 @@ pub(crate) struct Master {
     /// Workers were told to go by SIGWINCH: none is replaced.
     pub(crate) rests: bool,
     pub(crate) service: Service,
-    watchdog: Watchdog,
+    pub(crate) watchdog: Watchdog,
     control: Option<Control>,
     signals: Signals,
     lock: Lock,
     is_daemon: bool,
     reload_asked: bool,
-    stopping: Option<Urgency>,
+    reopen_asked: bool,
+    pub(crate) stopping: Option<Urgency>,
     outcome: Outcome,
     greeting: Option<String>,
 }
@@ -126,6 +126,7 @@ impl Master {
             signals: Signals::register()?,
             lock: start.lock,
             reload_asked: false,
+            reopen_asked: false,
             stopping: None,
             outcome: Outcome { code: 0, text: String::new() },
             greeting: start.greeting,
@@ -151,15 +152,16 @@ impl Master {
             if facts.quit {
                 self.stop(Urgency::Drain, now);
             }
-            if facts.reopen {
+            self.reopen_asked |= facts.reopen;
+            // What a change has opened already would be an old file.
+            if self.reopen_asked && self.change.is_none() {
+                self.reopen_asked = false;
                 self.reopen();
             }
             if facts.retire_workers && self.is_daemon {
                 self.rest(now);
             }
-            if facts.reload {
-                self.reload_asked = true;
-            }
+            self.reload_asked |= facts.reload;
             if self.reload_asked && self.change.is_none() && self.serving.is_some() && self.stopping.is_none() {
                 self.reload_asked = false;
                 self.reload(now);
@@ -235,29 +237,7 @@ impl Master {
         let retiring = self.retiring.iter().map(|retiring| retiring.at);
         let respawns = self.respawns.iter().map(|(at, _)| *at);
         let deadlines = self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns);
-        let watches = self.watch_limit().map(|_| self.watchdog.deadline(Instant::now()));
-        deadlines.chain(self.service.deadline()).chain(watches).min()
-    }
-
-    /// How long a loop may stand still, if workers are watched.
-    fn watch_limit(&self) -> Option<Duration> {
-        self.serving.as_ref().and_then(|cohort| cohort.config.watchdog)
-    }
-
-    /// Gives up workers whose loop stands still; their ends are followed by others.
-    fn watch(&mut self, now: Instant) {
-        let (Some(limit), Some(zone)) = (self.watch_limit(), self.zone) else { return };
-        if self.watchdog.look(now) != Some(true) {
-            return;
-        }
-        for child in self.children.iter().filter(|child| child.is_ready) {
-            let Some(slot) = child.slot() else { continue };
-            let still = Duration::from_nanos(monotonic_ns().saturating_sub(zone.process(slot).heartbeat.get()));
-            if still > limit {
-                error!(self.log, "a worker's loop has stood still for {} s: it is killed", still.as_secs(); "worker" => child.pid());
-                child.kill();
-            }
-        }
+        deadlines.chain(self.service.deadline()).chain(self.next_watch()).min()
     }
 
     fn hear(&mut self) {
@@ -281,98 +261,6 @@ impl Master {
                 Report::Ready | Report::Reopened => {}
             }
         }
-    }
-
-    /// A cohort that is being started fails with the first of its workers.
-    fn give_up_start(&mut self, generation: Generation, reason: String) {
-        if matches!(&self.change, Some(Change::Starting { cohort, .. }) if cohort.generation == generation) {
-            self.refuse(generation, reason);
-        }
-    }
-
-    fn reap(&mut self, now: Instant) {
-        while let Some((mut child, exit)) = self.children.reap() {
-            // Its last words came before its end.
-            while child.hear().is_some() {}
-            match child.role {
-                Role::Proof => self.proved(exit, now),
-                Role::Control if child.is_leaving() => {}
-                Role::Control => {
-                    warn!(self.log, "control ended: {}", exit; "control" => child.pid());
-                    self.replace(None, &child, now);
-                }
-                Role::Worker { seat, slot, generation } => {
-                    if let Some(zone) = self.zone {
-                        zone.release_slot(slot);
-                    }
-                    self.worker_ended(&child, seat, generation, exit, now);
-                }
-            }
-        }
-    }
-
-    fn worker_ended(&mut self, child: &Child, seat: Seat, generation: Generation, exit: Exit, now: Instant) {
-        self.swap_lost(child.pid(), exit);
-        let log = self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0));
-        if child.is_leaving() {
-            info!(log, "a worker has gone: {}", exit);
-        } else {
-            match exit {
-                Exit::Code(worker::exit::OK) => warn!(log, "a worker was told by a signal to stop, and has"),
-                _ => error!(log, "a worker died: {}", exit),
-            }
-            self.give_up_start(generation, format!("the worker of seat {seat} died before it was ready: {exit}"));
-            let serves = self.serving.as_ref().is_some_and(|cohort| cohort.generation == generation);
-            if serves && !self.rests {
-                self.replace(Some(seat), child, now);
-            }
-        }
-    }
-
-    /// Plans a successor for a child that died.
-    fn replace(&mut self, seat: Option<Seat>, child: &Child, now: Instant) {
-        if self.stopping.is_some() {
-            return;
-        }
-        let lived = now.saturating_duration_since(child.born);
-        // Control does not say that it is ready; one that lived a while was.
-        let was_ready = if seat.is_some() { child.is_ready } else { lived >= Duration::from_secs(1) };
-        match self.supervisors.entry(seat).or_default().on_exit(Life { was_ready, lived }) {
-            Decision::Respawn(pause) => self.respawns.push((now + pause, seat)),
-            Decision::GiveUp(starts) if seat.is_some() => {
-                let reason =
-                    format!("workers die as soon as they are started ({starts} times in a row): this is a crash loop");
-                self.fail(reason, now);
-            }
-            Decision::GiveUp(starts) => {
-                error!(self.log, "control dies as soon as it is started; it stays away until the next reload"; "starts" => starts);
-            }
-        }
-    }
-
-    fn respawn(&mut self, now: Instant) {
-        let due: Vec<_> = self.respawns.extract_if(.., |(at, _)| *at <= now).map(|(_, seat)| seat).collect();
-        for seat in due {
-            let Some(cohort) = self.serving.take() else { return };
-            let started = match seat {
-                None => self.start_control(&cohort.rights),
-                Some(seat) => self.start_worker(&cohort, seat),
-            };
-            self.serving = Some(cohort);
-            if let Err(reason) = started {
-                error!(self.log, "{}", reason);
-                // Descriptors, memory or processes have run out: they may come back.
-                self.respawns.push((now + Duration::from_secs(1), seat));
-            }
-        }
-    }
-
-    fn start_worker(&mut self, cohort: &Cohort, seat: Seat) -> Result<(), String> {
-        let Some(zone) = self.zone else { return Ok(()) };
-        let child = cohort.start_worker(zone, seat, self.lifeline())?;
-        info!(self.log, "a worker replaces the one that died"; "worker" => child.pid(), "seat" => seat.0);
-        self.children.add(child);
-        Ok(())
     }
 
     fn tell_retired(&mut self, now: Instant) {

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use crate::runtime_dir::replace_file;
+
 /// Held for as long as the master lives.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
@@ -93,10 +95,7 @@ impl PidFile {
     /// A sentence for the operator.
     pub(crate) fn write(path: &Path) -> Result<PidFile, String> {
         let owner = std::process::id();
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        fs::write(&beside, format!("{owner}\n"))
-            .and_then(|()| fs::rename(&beside, path))
+        replace_file(path, &format!("{owner}\n"), 0o644)
             .map_err(|error| format!("cannot write the pid file {}: {error}", path.display()))?;
         Ok(PidFile { path: path.into(), owner })
     }

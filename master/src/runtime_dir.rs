@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use conf::model::Config;
@@ -118,6 +118,19 @@ impl RuntimeDir {
         };
         Err(format!("the runtime directory {name} {fault}"))
     }
+}
+
+/// Gives the file at `path` this content, in one step for whoever reads it.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn replace_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&beside, path)
 }
 
 /// Whether files at `path`, or at the nearest place above it that exists, are kept in memory.

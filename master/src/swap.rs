@@ -100,12 +100,13 @@ impl Master {
 
     /// A worker has ended. Before the commit that ends the change, as its successor could not take it over; after it the
     /// successor is started with it.
-    pub(crate) fn swap_lost(&mut self, pid: i32, exit: Exit) {
+    pub(crate) fn swap_lost(&mut self, pid: i32, served: Generation, exit: Exit) {
         let Some(Change::Swapping(swap)) = &mut self.change else { return };
-        let was_waited_for = swap.waiting.remove(&pid);
-        if swap.cohort.is_some() && was_waited_for {
+        swap.waiting.remove(&pid);
+        let was_asked = self.serving.as_ref().is_some_and(|serving| serving.generation == served);
+        if swap.cohort.is_some() && was_asked {
             let generation = swap.generation;
-            self.refuse(generation, format!("worker {pid} ended before it was ready for it: {exit}"));
+            self.refuse(generation, format!("worker {pid} ended before all were ready for it: {exit}"));
         }
     }
 

@@ -4,6 +4,11 @@
 
 use std::time::{Duration, Instant};
 
+use shared::clock::monotonic_ns;
+use slog::error;
+
+use crate::cycle::Master;
+
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -28,6 +33,34 @@ impl Watchdog {
         let was_on_time = self.last.is_some_and(|last| now - last < 2 * INTERVAL);
         self.last = Some(now);
         Some(was_on_time)
+    }
+}
+
+impl Master {
+    /// When [`watch`](Master::watch) has something to do.
+    pub(crate) fn next_watch(&self) -> Option<Instant> {
+        self.watch_limit().map(|_| self.watchdog.deadline(Instant::now()))
+    }
+
+    /// How long a loop may stand still, if workers are watched.
+    fn watch_limit(&self) -> Option<Duration> {
+        self.serving.as_ref().and_then(|cohort| cohort.config.watchdog)
+    }
+
+    /// Gives up workers whose loop stands still; their ends are followed by others.
+    pub(crate) fn watch(&mut self, now: Instant) {
+        let (Some(limit), Some(zone)) = (self.watch_limit(), self.zone) else { return };
+        if self.watchdog.look(now) != Some(true) {
+            return;
+        }
+        for child in self.children.iter().filter(|child| child.is_ready) {
+            let Some(slot) = child.slot() else { continue };
+            let still = Duration::from_nanos(monotonic_ns().saturating_sub(zone.process(slot).heartbeat.get()));
+            if still > limit {
+                error!(self.log, "a worker's loop has stood still for {} s: it is killed", still.as_secs(); "worker" => child.pid());
+                child.kill();
+            }
+        }
     }
 }
 

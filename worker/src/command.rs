@@ -8,13 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use conf::model::Config;
+use conf::model::{Config, Listener};
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::sys::signal::{SigSet, Signal};
@@ -66,8 +66,8 @@ pub(crate) struct Worker {
     log: Logger,
     error_log: Target,
     is_stopped: Cell<bool>,
-    /// What was counted so far of lost log lines and of panics: the zone's counters go on from worker to worker.
-    counted: Cell<(u64, u64)>,
+    /// How many panics were counted so far: the zone's counters go on from worker to worker.
+    panics: Cell<u64>,
 }
 
 impl Worker {
@@ -92,13 +92,11 @@ impl Worker {
             let helper = config.access_log.is_some().then(|| Helper::start(access_log, log.clone())).transpose();
             let helper = helper.map_err(|error| format!("cannot start a thread: {error}"))?.map(Rc::new);
             let site = Site::open(Blueprint::draw(Arc::clone(&config)), zone, slot, &servers)?;
-            let access = access_log_of(&config, helper.as_ref());
+            let access = access_log_of(&config, helper.as_ref(), process);
             let downstream = Downstream::new(Rc::new(site), access, log.clone());
             let mut gates = Vec::new();
             for (listener, sockets) in config.listeners.iter().zip(listeners) {
-                let name = listener.address.to_string();
-                let cells = zone.listener(slot, &name).ok_or_else(|| format!("the zone has no listener {name:?}"))?;
-                gates.extend(Gate::of(&downstream, listener, cells, sockets));
+                gates.extend(gates_of(zone, slot, &downstream, listener, sockets)?);
             }
             Ok((channel_ready, signals, signals_ready, servers, helper, downstream, gates))
         })();
@@ -128,7 +126,7 @@ impl Worker {
             log,
             error_log,
             is_stopped: Cell::new(false),
-            counted: Cell::default(),
+            panics: Cell::default(),
         }))
     }
 
@@ -275,11 +273,9 @@ impl Worker {
 
     fn report_figures(&self) {
         let process = &self.process;
-        let (lost, panics) = (self.downstream.flush_log(), executor::panics());
-        let (lost_before, panics_before) = self.counted.replace((lost, panics));
-        // Another configuration's log begins at nothing.
-        process.log_lines_dropped.add(if lost >= lost_before { lost - lost_before } else { lost });
-        process.panics.add(panics - panics_before);
+        self.downstream.flush_log();
+        let panics = executor::panics();
+        process.panics.add(panics - self.panics.replace(panics));
         process.buffers_bytes.set(buffer::in_use_bytes());
         process.upstream_idle.set(self.servers.idle());
         process.upstream_active.set(self.servers.active());
@@ -293,9 +289,22 @@ impl Worker {
     }
 }
 
-fn access_log_of(config: &Config, helper: Option<&Rc<Helper>>) -> Option<AccessLog> {
+fn access_log_of(config: &Config, helper: Option<&Rc<Helper>>, process: ProcessCells) -> Option<AccessLog> {
     let (log, helper) = config.access_log.as_ref().zip(helper)?;
-    Some(AccessLog::new(&log.format, Rc::clone(helper)))
+    Some(AccessLog::new(&log.format, Rc::clone(helper), process.log_lines_dropped))
+}
+
+/// The gates of a listener.
+fn gates_of(
+    zone: &'static Zone,
+    slot: Slot,
+    downstream: &Rc<Downstream>,
+    listener: &Listener,
+    sockets: Vec<OwnedFd>,
+) -> Result<Vec<Gate>, String> {
+    let name = listener.address.to_string();
+    let cells = zone.listener(slot, &name).ok_or_else(|| format!("the zone has no listener {name:?}"))?;
+    Ok(Gate::of(downstream, listener, cells, sockets))
 }
 
 async fn readable(source: &Registration) {

@@ -196,8 +196,6 @@ async fn respond(
     desk: &mut Desk,
 ) -> Result<(), Fault> {
     exchange.status = fixed.status;
-    // Nothing is waited for, so that the turn's own time would say that it took none.
-    clock::sample();
     let (mut fields, mut page) = (std::mem::take(&mut desk.draft), std::mem::take(&mut desk.page));
     with_view(asked, exchange, desk, |view| {
         for (name, value) in &fixed.headers {
@@ -222,7 +220,6 @@ async fn redirect(
     desk: &mut Desk,
 ) -> Result<(), Fault> {
     exchange.status = to.status;
-    clock::sample();
     let mut fields = std::mem::take(&mut desk.draft);
     with_view(asked, exchange, desk, |view| write_template("Location", &to.location, view, &mut fields));
     desk.draft = fields;
@@ -255,6 +252,8 @@ async fn explain(
 
 /// Sends the fields and the body that were drafted.
 async fn answer(status: u16, body: &mut impl Source, reply: &mut impl Respond, desk: &mut Desk) -> Result<(), Fault> {
+    // Nothing is waited for, so that the turn's own time would say that it took none.
+    clock::sample();
     // What has come of the request's body is read past, so that the connection can go on; the rest is not waited for.
     while !body.is_complete()
         && body.bytes_taken() < DISCARDED_BYTES_MAX

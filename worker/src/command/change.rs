@@ -25,7 +25,7 @@ use shared::fd::unseal;
 use shared::ident::Generation;
 use slog::info;
 
-use super::{Worker, access_log_of, readable};
+use super::{Worker, access_log_of, gates_of, readable};
 use crate::downstream::{Door, Gate};
 use crate::helper::Helper;
 use crate::runtime::executor;
@@ -208,11 +208,9 @@ impl Worker {
             if self.gates.borrow().iter().any(|gate| gate.is_at(&listener.address)) {
                 continue;
             }
-            let name = listener.address.to_string();
-            let cells = self.zone.listener(self.slot, &name);
-            let cells = cells.ok_or_else(|| format!("the zone has no listener {name:?}"))?;
-            let sockets = sent.remove(&number).ok_or_else(|| format!("there are no sockets of listener {name:?}"))?;
-            gates.extend(Gate::of(&self.downstream, listener, cells, sockets));
+            let missing = || format!("there are no sockets of listener {}", listener.address);
+            let sockets = sent.remove(&number).ok_or_else(missing)?;
+            gates.extend(gates_of(self.zone, self.slot, &self.downstream, listener, sockets)?);
         }
         Ok(gates)
     }
@@ -227,7 +225,8 @@ impl Worker {
         if let Some(helper) = &*self.helper.borrow() {
             helper.reopen(access_log);
         }
-        self.downstream.swap(site, access_log_of(&config, self.helper.borrow().as_ref()));
+        let format = config.access_log.as_ref().map(|log| &log.format);
+        self.downstream.swap(site, format, || access_log_of(&config, self.helper.borrow().as_ref(), self.process));
         let doors = self.exchange_gates(&config, gates);
         self.set_gates();
         self.change.want(None);

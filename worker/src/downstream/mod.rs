@@ -18,6 +18,7 @@ mod idle;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use conf::model::AccessLogFormat;
 use shared::stats::ProcessCells;
 
 use crate::observe::access::AccessLog;
@@ -125,18 +126,25 @@ impl Downstream {
         active
     }
 
-    /// Hands the lines logged so far to the helper; says how many could not be logged.
-    pub(crate) fn flush_log(&self) -> u64 {
-        self.log.borrow_mut().as_mut().map_or(0, |log| {
-            log.flush();
-            log.dropped()
-        })
+    /// Hands the lines logged so far to the helper.
+    pub(crate) fn flush_log(&self) {
+        self.log.borrow_mut().iter_mut().for_each(AccessLog::flush);
     }
 
-    /// From now on exchanges begin with `site`, and end in a log of that kind; those under way keep their site.
-    pub(crate) fn swap(&self, site: Rc<Site>, log: Option<AccessLog>) {
+    /// From now on exchanges begin with `site`; those under way keep theirs. All end in the log of this format, if there is
+    /// one, which `begin` begins where there was none.
+    pub(crate) fn swap(
+        &self,
+        site: Rc<Site>,
+        format: Option<&AccessLogFormat>,
+        begin: impl FnOnce() -> Option<AccessLog>,
+    ) {
         self.site.replace(site);
-        self.log.replace(log);
+        let mut log = self.log.borrow_mut();
+        match (&mut *log, format) {
+            (Some(log), Some(format)) => log.set_format(format),
+            _ => *log = begin(),
+        }
     }
 
     /// The present site.

@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use conf::model::AccessLogFormat;
 use conf::template::{Part, Template, Variable};
+use memchr::memchr_iter;
+use shared::stats::Counter;
 
 use crate::helper::Helper;
 use crate::message::escape;
@@ -22,13 +24,18 @@ pub(crate) struct AccessLog {
     format: Format,
     helper: Rc<Helper>,
     buffer: Vec<u8>,
-    dropped: u64,
+    dropped: Counter,
 }
 
 impl AccessLog {
-    /// An empty log in this format, written by `helper`.
-    pub(crate) fn new(format: &AccessLogFormat, helper: Rc<Helper>) -> AccessLog {
-        AccessLog { format: Format::new(format), helper, buffer: Vec::with_capacity(BUFFER_BYTES), dropped: 0 }
+    /// An empty log in this format, written by `helper`. Lines that cannot be are counted in `dropped`.
+    pub(crate) fn new(format: &AccessLogFormat, helper: Rc<Helper>, dropped: Counter) -> AccessLog {
+        AccessLog { format: Format::new(format), helper, buffer: Vec::with_capacity(BUFFER_BYTES), dropped }
+    }
+
+    /// From now on lines look like this.
+    pub(crate) fn set_format(&mut self, format: &AccessLogFormat) {
+        self.format = Format::new(format);
     }
 
     /// Adds the line of an exchange. When the helper lags so far behind that there is no room for it, the line is
@@ -39,7 +46,7 @@ impl AccessLog {
         let lags = self.buffer.len() > HANDOVER_BYTES && !self.helper.write(&mut self.buffer);
         if lags && self.buffer.len() > BUFFER_BYTES {
             self.buffer.truncate(start);
-            self.dropped += 1;
+            self.dropped.inc();
         }
     }
 
@@ -49,10 +56,13 @@ impl AccessLog {
             self.helper.write(&mut self.buffer);
         }
     }
+}
 
-    /// How many lines were dropped so far.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.flush();
+        // What the helper did not take.
+        self.dropped.add(memchr_iter(b'\n', &self.buffer).count() as u64);
     }
 }
 
@@ -221,6 +231,9 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
+    use shared::ident::{Generation, Seat};
+    use shared::zone::{Maxima, Role, Zone};
+
     use super::*;
 
     /// Values by variable; what isn't here is absent.
@@ -248,6 +261,12 @@ mod tests {
             (Variable::UpstreamStatus, b"502"),
             (Variable::Http("user-agent".into()), b"curl\t\xff"),
         ])
+    }
+
+    /// A counter that nobody else has.
+    fn counter() -> Counter {
+        let zone = Zone::anonymous(Maxima::for_workers(1));
+        zone.process(zone.claim_slot(Role::Worker, Some(Seat(0)), Generation(1)).unwrap()).log_lines_dropped
     }
 
     fn line(format: &AccessLogFormat, exchange: &Fixed) -> String {
@@ -289,15 +308,17 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
         let root = slog::Logger::root(slog::Discard, slog::o!());
+        let dropped = counter();
         let helper = Rc::new(Helper::start(Some(file), root).unwrap());
-        let mut log = AccessLog::new(&AccessLogFormat::Template(Template::parse("$host").unwrap()), helper.clone());
+        let mut log =
+            AccessLog::new(&AccessLogFormat::Template(Template::parse("$host").unwrap()), helper.clone(), dropped);
         let long = Fixed(vec![(Variable::Host, &[b'h'; 999])]);
         // Nobody reads: the pipe fills, then the helper's queue, then the buffer, and the rest is dropped.
         for _ in 0..1000 {
             log.line(&long);
         }
-        assert!(log.dropped() > 0);
-        let expected = 1000 - log.dropped();
+        assert!(dropped.get() > 0);
+        let expected = 1000 - dropped.get();
         let reading = std::io::BufReader::new(&mut reader);
         let mut lines = std::io::BufRead::lines(reading);
         for _ in 0..10 {
@@ -314,8 +335,10 @@ mod tests {
     fn a_flushed_log_is_complete() {
         let mut file = tempfile::tempfile().unwrap();
         let root = slog::Logger::root(slog::Discard, slog::o!());
+        let dropped = counter();
         let helper = Rc::new(Helper::start(Some(file.try_clone().unwrap()), root).unwrap());
-        let mut log = AccessLog::new(&AccessLogFormat::Template(Template::parse("$status").unwrap()), helper.clone());
+        let mut log =
+            AccessLog::new(&AccessLogFormat::Template(Template::parse("$status").unwrap()), helper.clone(), dropped);
         let exchange = exchange();
         for _ in 0..20_000 {
             log.line(&exchange);
@@ -325,7 +348,7 @@ mod tests {
         std::io::Seek::rewind(&mut file).unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
-        assert_eq!(text.lines().count() as u64 + log.dropped(), 20_000);
+        assert_eq!(text.lines().count() as u64 + dropped.get(), 20_000);
         assert!(text.lines().all(|line| line == "200"));
     }
 }

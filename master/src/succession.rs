@@ -1,0 +1,112 @@
+//! What follows the death of a child: a change that it was part of ends, and another one takes its place.
+//!
+//! When, and whether at all, is the rule of [`Supervisor`](crate::supervisor::Supervisor).
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use shared::ident::{Generation, Seat};
+use slog::{error, info, o, warn};
+
+use crate::children::{Child, Exit, Role};
+use crate::cohort::Cohort;
+use crate::cycle::Master;
+use crate::reload::Change;
+use crate::supervisor::{Decision, Life};
+
+impl Master {
+    /// A cohort that is being started fails with the first of its workers.
+    pub(crate) fn give_up_start(&mut self, generation: Generation, reason: String) {
+        if matches!(&self.change, Some(Change::Starting { cohort, .. }) if cohort.generation == generation) {
+            self.refuse(generation, reason);
+        }
+    }
+
+    /// Takes the exits of children, and sees to their successors.
+    pub(crate) fn reap(&mut self, now: Instant) {
+        while let Some((mut child, exit)) = self.children.reap() {
+            // Its last words came before its end.
+            while child.hear().is_some() {}
+            match child.role {
+                Role::Proof => self.proved(exit, now),
+                Role::Control if child.is_leaving() => {}
+                Role::Control => {
+                    warn!(self.log, "control ended: {}", exit; "control" => child.pid());
+                    self.replace(None, &child, now);
+                }
+                Role::Worker { seat, slot, generation } => {
+                    if let Some(zone) = self.zone {
+                        zone.release_slot(slot);
+                    }
+                    self.worker_ended(&child, seat, generation, exit, now);
+                }
+            }
+        }
+    }
+
+    fn worker_ended(&mut self, child: &Child, seat: Seat, generation: Generation, exit: Exit, now: Instant) {
+        self.swap_lost(child.pid(), generation, exit);
+        let log = self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0));
+        if child.is_leaving() {
+            info!(log, "a worker has gone: {}", exit);
+        } else {
+            match exit {
+                Exit::Code(worker::exit::OK) => warn!(log, "a worker was told by a signal to stop, and has"),
+                _ => error!(log, "a worker died: {}", exit),
+            }
+            self.give_up_start(generation, format!("the worker of seat {seat} died before it was ready: {exit}"));
+            let serves = self.serving.as_ref().is_some_and(|cohort| cohort.generation == generation);
+            if serves && !self.rests {
+                self.replace(Some(seat), child, now);
+            }
+        }
+    }
+
+    /// Plans a successor for a child that died.
+    fn replace(&mut self, seat: Option<Seat>, child: &Child, now: Instant) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let lived = now.saturating_duration_since(child.born);
+        // Control does not say that it is ready; one that lived a while was.
+        let was_ready = if seat.is_some() { child.is_ready } else { lived >= Duration::from_secs(1) };
+        match self.supervisors.entry(seat).or_default().on_exit(Life { was_ready, lived }) {
+            Decision::Respawn(pause) => self.respawns.push((now + pause, seat)),
+            Decision::GiveUp(starts) if seat.is_some() => {
+                let reason =
+                    format!("workers die as soon as they are started ({starts} times in a row): this is a crash loop");
+                self.fail(reason, now);
+            }
+            Decision::GiveUp(starts) => {
+                error!(self.log, "control dies as soon as it is started; it stays away until the next reload"; "starts" => starts);
+            }
+        }
+    }
+
+    /// Starts the successors whose time has come.
+    pub(crate) fn respawn(&mut self, now: Instant) {
+        let due: Vec<_> = self.respawns.extract_if(.., |(at, _)| *at <= now).map(|(_, seat)| seat).collect();
+        for seat in due {
+            let Some(cohort) = self.serving.take() else { return };
+            let started = match seat {
+                None => self.start_control(&cohort.rights),
+                Some(seat) => self.start_worker(&cohort, seat),
+            };
+            self.serving = Some(cohort);
+            if let Err(reason) = started {
+                error!(self.log, "{}", reason);
+                // Descriptors, memory or processes have run out: they may come back.
+                self.respawns.push((now + Duration::from_secs(1), seat));
+            }
+        }
+    }
+
+    fn start_worker(&mut self, cohort: &Cohort, seat: Seat) -> Result<(), String> {
+        let Some(zone) = self.zone else { return Ok(()) };
+        let child = cohort.start_worker(zone, seat, self.lifeline())?;
+        info!(self.log, "a worker replaces the one that died"; "worker" => child.pid(), "seat" => seat.0);
+        self.children.add(child);
+        Ok(())
+    }
+}
