@@ -43,6 +43,10 @@ pub(crate) fn nanos(duration: std::time::Duration) -> u64 {
 
 /// Reads the clock; that of the wall too from time to time, since it may be set.
 pub(crate) fn sample() {
+    #[cfg(test)]
+    if IS_VIRTUAL.get() {
+        return;
+    }
     let Some(now) = read(ClockId::CLOCK_MONOTONIC) else { return };
     MONOTONIC.set(now);
     if now >= WALL.get().until
@@ -58,9 +62,15 @@ fn read(clock: ClockId) -> Option<u64> {
     Some(u64::try_from(time.tv_sec()).ok()? * SECOND + u64::try_from(time.tv_nsec()).ok()?)
 }
 
-/// Moves the clock by hand, for a simulation.
+#[cfg(test)]
+thread_local! {
+    static IS_VIRTUAL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Moves the clock by hand, for a simulation; from then on nothing else moves it.
 #[cfg(test)]
 pub(crate) fn set(monotonic: u64, wall_millis: u64) {
+    IS_VIRTUAL.set(true);
     MONOTONIC.set(monotonic);
     WALL.set(Wall { ahead: (wall_millis * MILLISECOND).wrapping_sub(monotonic), until: u64::MAX });
 }
