@@ -13,6 +13,7 @@ mod control;
 mod cycle;
 #[allow(unsafe_code, reason = "fork(2) twice")]
 mod daemon;
+mod inheritance;
 mod listeners;
 mod lock;
 mod logs;
@@ -20,6 +21,7 @@ mod machine;
 mod orphans;
 mod recipe;
 mod reload;
+mod requests;
 mod rights;
 mod runtime_dir;
 mod service;
@@ -27,8 +29,11 @@ mod signals;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;
 mod succession;
+mod successor;
 mod supervisor;
 mod swap;
+mod trial;
+mod upgrade;
 mod watchdog;
 
 fn main() -> std::process::ExitCode {

@@ -57,6 +57,8 @@ pub enum Command {
     Commit(Generation),
     /// Forget what was prepared, or sent for it.
     Abandon,
+    /// The master is the proxy's from now on: its end is not the worker's.
+    Establish,
 }
 
 /// The most sockets in one [`Command::Sockets`].
@@ -125,6 +127,7 @@ impl Channel {
             }
             Command::Commit(generation) => fd::send(self.as_fd(), &frame(6, &generation.0.to_ne_bytes(), b""), &[]),
             Command::Abandon => fd::send(self.as_fd(), &[VERSION, 7], &[]),
+            Command::Establish => fd::send(self.as_fd(), &[VERSION, 8], &[]),
         }
     }
 
@@ -160,6 +163,7 @@ impl Channel {
             }
             ([6, generation @ ..], 0) => Ok(Some(Command::Commit(Generation(u64::from_ne_bytes(number(generation)?))))),
             ([7], 0) => Ok(Some(Command::Abandon)),
+            ([8], 0) => Ok(Some(Command::Establish)),
             _ => Err(invalid("no such command")),
         }
     }
@@ -294,12 +298,14 @@ mod tests {
         }
         master.send_command(&Command::Commit(generation)).unwrap();
         master.send_command(&Command::Abandon).unwrap();
+        master.send_command(&Command::Establish).unwrap();
         let next = || worker.recv_command().unwrap().unwrap();
         assert!(matches!(next(), Command::Sockets { listener: 3, sockets } if sockets.len() == 2));
         assert!(matches!(next(), Command::Prepare { generation: Generation(7), access_log: None, .. }));
         assert!(matches!(next(), Command::Prepare { access_log: Some(_), .. }));
         assert!(matches!(next(), Command::Commit(Generation(7))));
         assert!(matches!(next(), Command::Abandon));
+        assert!(matches!(next(), Command::Establish));
         for report in [
             Report::Prepared(generation),
             Report::Refused(generation, "no".into()),

@@ -24,17 +24,29 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Opens the sockets of the demo origins.
+    /// Opens the sockets of the demo origins; those that are `passed` are open already.
     ///
     /// # Errors
     /// When a path is taken, or descriptors run out.
-    pub(crate) fn open(dir: &RuntimeDir) -> io::Result<Control> {
+    pub(crate) fn open(dir: &RuntimeDir, mut passed: Vec<(String, OwnedFd)>) -> io::Result<Control> {
         let open = |name| {
             let path = dir.origin(name);
+            if let Some(at) = passed.iter().position(|(known, _)| known == name) {
+                return Ok((path, passed.swap_remove(at).1));
+            }
             // The lock of the directory is ours, so whoever still listens there belongs to a killed master.
             open_unix(&path, Backlog::MAXCONN, Company::Orphans).map(|socket| (path, socket))
         };
         Ok(Control { origins: ORIGINS.into_iter().map(open).collect::<io::Result<_>>()?, lifeline: pipe()? })
+    }
+
+    /// The sockets by the names of their origins, for another master.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub(crate) fn share(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let share = |(name, (_, socket)): (&&str, &(PathBuf, OwnedFd))| Ok(((*name).to_owned(), socket.try_clone()?));
+        ORIGINS.iter().zip(&self.origins).map(share).collect()
     }
 
     /// Held open by master and workers: while one of them lives, so does `control`.

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub is_retired: bool,
     /// How the last attempt to load a configuration ended.
     pub verdict: Option<Verdict>,
+    /// How many processes may be in it at once.
+    pub slots: u64,
     /// Who is in a slot.
     pub processes: Vec<Process>,
     /// The sum over all slots, those of processes long gone included.
@@ -190,6 +192,14 @@ impl Snapshot {
             }
         }
         change
+    }
+
+    /// The highest generation that anything here names: the next one has a higher number.
+    #[must_use]
+    pub fn last_generation(&self) -> u64 {
+        let tried = self.verdict.iter().map(|verdict| verdict.generation);
+        let started = self.processes.iter().map(|process| process.generation);
+        tried.chain(started).chain([self.generation]).map(|generation| generation.0).max().unwrap_or(0)
     }
 
     /// The state of the proxy as a whole.
