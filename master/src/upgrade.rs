@@ -158,7 +158,10 @@ impl Master {
 
     fn begin_upgrade(&mut self, upgrade: Upgrade, watch: Watch, now: Instant) {
         self.upgrade = Some(upgrade);
-        if let Err(error) = self.pass_on(watch) {
+        // One that has ended already is told apart by how it did.
+        if let Err(error) = self.pass_on(watch)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
             self.roll_back(&format!("cannot pass on what the other binary needs: {error}"), now);
         }
     }
