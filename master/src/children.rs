@@ -67,7 +67,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// A child that was just forked. A worker has a `channel`.
+    /// A child that was just forked. A worker has a `channel`, and so has `control`.
     pub(crate) fn new(role: Role, process: Process, channel: Option<Channel>) -> Child {
         Child { role, born: Instant::now(), is_ready: false, leaving: None, process, channel, is_adopted: false }
     }

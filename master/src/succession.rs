@@ -73,10 +73,8 @@ impl Master {
         if self.stopping.is_some() {
             return;
         }
-        let lived = now.saturating_duration_since(child.born);
-        // Control does not say that it is ready; one that lived a while was.
-        let was_ready = if seat.is_some() { child.is_ready } else { lived >= Duration::from_secs(1) };
-        match self.supervisors.entry(seat).or_default().on_exit(Life { was_ready, lived }) {
+        let life = Life { was_ready: child.is_ready, lived: now.saturating_duration_since(child.born) };
+        match self.supervisors.entry(seat).or_default().on_exit(life) {
             Decision::Respawn(pause) => self.respawns.push((now + pause, seat)),
             Decision::GiveUp(starts) if seat.is_some() => {
                 let reason =

@@ -1,4 +1,5 @@
-//! The control channel: one `SOCK_SEQPACKET` socketpair between the master and each worker.
+//! The control channel: one `SOCK_SEQPACKET` socketpair between the master and each worker. `control` has one too, by which
+//! it says that it serves.
 //!
 //! A message is a frame: version (1), kind, then the kind's payload; descriptors ride along. Both ends run the same
 //! binary or neighbours in age, so a frame of another version is refused, not guessed at.

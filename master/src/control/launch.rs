@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::sys::socket::Backlog;
+use shared::channel::Channel;
 
 use crate::children::{Child, Role};
 use crate::listeners::{Company, open_unix};
@@ -59,8 +60,9 @@ impl Control {
     /// # Errors
     /// A sentence for the operator.
     pub(crate) fn start(&self, rights: &Rights) -> Result<Child, String> {
-        let pass: Vec<_> =
-            self.origins.iter().map(|(_, socket)| socket.as_fd()).chain([self.lifeline.0.as_fd()]).collect();
+        let (ours, theirs) = Channel::pair().map_err(|error| format!("cannot start control: {error}"))?;
+        let origins = self.origins.iter().map(|(_, socket)| socket.as_fd());
+        let pass: Vec<_> = origins.chain([self.lifeline.0.as_fd(), theirs.as_fd()]).collect();
         let keep: Vec<_> = pass.iter().map(AsRawFd::as_raw_fd).collect();
         let mut arguments = vec![c"sluice".to_owned(), c"control".to_owned()];
         for descriptor in &keep {
@@ -75,7 +77,7 @@ impl Control {
             worker::exit::FAILED
         });
         process
-            .map(|process| Child::new(Role::Control, process, None))
+            .map(|process| Child::new(Role::Control, process, Some(ours)))
             .map_err(|error| format!("cannot start control: {error}"))
     }
 
