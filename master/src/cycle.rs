@@ -258,16 +258,20 @@ impl Master {
                     self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
                 }
                 Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
-                Report::Ready | Report::Reopened => {}
+                Report::Ready => self.hand_over_to(pid),
+                Report::Reopened => {}
             }
         }
     }
 
     fn tell_retired(&mut self, now: Instant) {
-        for retiring in self.retiring.extract_if(.., |retiring| retiring.at <= now) {
+        let due: Vec<_> = self.retiring.extract_if(.., |retiring| retiring.at <= now).collect();
+        for retiring in due {
             // Our copies first: what a worker drains then is the last of it, as nobody else keeps the socket open.
             let Cohort { generation, config, listeners, .. } = retiring.cohort;
             drop(listeners);
+            // Those that drain already have given to this cohort so far.
+            self.hand_over(|child| child.is_of(generation) || child.is_draining(), |_| true);
             self.children.urge(Urgency::Drain, now, config.shutdown_timeout, |child| child.is_of(generation));
         }
     }
