@@ -97,6 +97,11 @@ impl Child {
         self.leaving.is_some()
     }
 
+    /// Whether it was told to finish what runs, and nothing more urgent since.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.leaving, Some((Urgency::Drain, _)))
+    }
+
     /// Whether it is a worker started with `generation`.
     pub(crate) fn is_of(&self, generation: Generation) -> bool {
         matches!(self.role, Role::Worker { generation: its, .. } if its == generation)

@@ -60,6 +60,8 @@ pub(crate) struct Master {
     pub(crate) predecessor: Option<Predecessor>,
     /// Another binary that is to replace this one.
     pub(crate) upgrade: Option<Upgrade>,
+    /// How often a worker of ours was to take over from one of another master's.
+    pub(crate) taken_over: usize,
     /// What is in the runtime directory is another master's.
     pub(crate) is_superseded: bool,
     pub(crate) requests: Option<Requests>,
@@ -143,6 +145,7 @@ impl Master {
             is_daemon: start.launch.is_some() || predecessor.as_ref().is_some_and(|earlier| earlier.terms.is_daemon),
             predecessor,
             upgrade: None,
+            taken_over: 0,
             is_superseded: false,
             requests: None,
             pid_file: None,
@@ -324,16 +327,20 @@ impl Master {
                     self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
                 }
                 Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
-                Report::Ready | Report::Reopened => {}
+                Report::Ready => self.hand_over_to(pid),
+                Report::Reopened => {}
             }
         }
     }
 
     fn tell_retired(&mut self, now: Instant) {
-        for retiring in self.retiring.extract_if(.., |retiring| retiring.at <= now) {
+        let due: Vec<_> = self.retiring.extract_if(.., |retiring| retiring.at <= now).collect();
+        for retiring in due {
             // Our copies first: what a worker drains then is the last of it, as nobody else keeps the socket open.
             let Retiring { generation, listeners, patience, .. } = retiring;
             drop(listeners);
+            // Those that drain already have given to this cohort so far.
+            self.hand_over(|child| child.is_of(generation) || child.is_draining(), |_| true);
             self.children.urge(Urgency::Drain, now, patience, |child| child.is_of(generation));
         }
     }

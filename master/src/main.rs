@@ -13,6 +13,7 @@ mod control;
 mod cycle;
 #[allow(unsafe_code, reason = "fork(2) twice")]
 mod daemon;
+mod handover;
 mod inheritance;
 mod listeners;
 mod lock;

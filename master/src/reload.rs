@@ -356,6 +356,7 @@ impl Master {
                 let is_new = |child: &Child| child.is_of(generation);
                 // Those that are ready may have accepted connections already, as their seats are shared.
                 self.children.urge(Urgency::Kill, now, patience, |child| is_new(child) && !child.is_ready);
+                self.hand_over(is_new, |_| true);
                 self.children.urge(Urgency::Drain, now, patience, is_new);
                 cohort.listeners.unlink_all_but(self.serving.as_ref().map(|serving| &serving.listeners));
             }

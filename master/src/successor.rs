@@ -90,7 +90,8 @@ impl Master {
 
     /// The place that was to be taken stays the earlier master's.
     pub(crate) fn renounce(&mut self, reason: &str) {
-        if self.predecessor.is_some() {
+        if let Some(predecessor) = &self.predecessor {
+            self.hand_over_across(&predecessor.link);
             self.tell_predecessor(Message::Refused(reason.to_owned()));
             self.step_back();
         }
@@ -116,10 +117,11 @@ impl Master {
                     self.tell_predecessor(Message::GivenBack);
                 }
                 Ok(Some(Message::End)) => {
-                    self.step_back();
-                    self.stop(Urgency::Drain, now);
+                    self.renounce("the earlier master serves alone");
                     self.predecessor = None;
+                    self.stop(Urgency::Drain, now);
                 }
+                Ok(Some(Message::Connections(from))) => self.take_over(from),
                 Ok(Some(other)) => warn!(self.log, "the earlier master says what it should not: {:?}", other),
                 Ok(None) => {
                     info!(self.log, "the earlier master has gone");

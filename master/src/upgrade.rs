@@ -4,7 +4,7 @@
 //! upgrade -> starting --Serving--> succeeded: our workers drain, and we end            (`sluice upgrade`)
 //!               |        `-------> both: the operator decides by signals               (SIGUSR2)
 //!               |                    |-- QUIT: we end
-//!               |                    `-- HUP: returning --our workers are ready--> rolled back
+//!               |                    `-- HUP: returning --our workers are ready--> ending --> rolled back
 //!               `---- refused, dead or late ----------------------------------> rolled back
 //! ```
 //! From the start on the zone is the other's: nothing is claimed, published or released here. Rolling back takes it back.
@@ -54,8 +54,10 @@ enum Stage {
     Starting,
     /// Both serve.
     Both,
-    /// The other is asked to go; our workers come back first.
+    /// The other is to go; our workers come back first.
     Returning,
+    /// The other was told to go.
+    Ending,
 }
 
 /// How an upgrade is to be gone about.
@@ -214,6 +216,7 @@ impl Master {
                 Ok(Some(Message::Serving)) => self.succeeded(now),
                 Ok(Some(Message::GivenBack)) => self.begin_return(now),
                 Ok(Some(Message::Refused(reason))) => self.roll_back(&reason, now),
+                Ok(Some(Message::Connections(from))) => self.take_over(from),
                 Ok(Some(other)) => warn!(self.log, "the other master says what it should not: {:?}", other),
                 // Its exit tells more than the end of the link.
                 Ok(None) => return,
@@ -232,7 +235,13 @@ impl Master {
                 self.children.urge(Urgency::Kill, now, Duration::ZERO, |child| child.pid() == pid);
                 self.roll_back("the other binary did not serve in time", now);
             }
-            Stage::Returning if self.all_serve() => self.roll_back("SIGHUP asks for it", now),
+            Stage::Returning if self.all_serve() => {
+                if let Some(upgrade) = &mut self.upgrade {
+                    upgrade.stage = Stage::Ending;
+                    // One that cannot be told has ended, which is heard of.
+                    let _ = upgrade.link.send(&Message::End);
+                }
+            }
             _ => {}
         }
     }
@@ -273,7 +282,9 @@ impl Master {
                     warn!(self.log, "the other master cannot be told"; "reason" => %error);
                 }
             }
-            Stage::Starting | Stage::Returning => error!(self.log, "reload refused: an upgrade is under way"),
+            Stage::Starting | Stage::Returning | Stage::Ending => {
+                error!(self.log, "reload refused: an upgrade is under way")
+            }
         }
         true
     }
@@ -295,7 +306,7 @@ impl Master {
         let _ = link.send(&Message::End);
         drop(link);
         self.children.urge(Urgency::Drain, now, self.patience(), |child| child.pid() == pid);
-        if stage != Stage::Returning {
+        if matches!(stage, Stage::Starting | Stage::Both) {
             self.take_zone_back(zone);
             self.fill_seats(now);
         }
@@ -307,7 +318,9 @@ impl Master {
         }
         self.generations += 1;
         match stage {
-            Stage::Returning => info!(self.log, "this master serves alone again: {}", reason; "master" => pid),
+            Stage::Returning | Stage::Ending => {
+                info!(self.log, "this master serves alone again: {}", reason; "master" => pid)
+            }
             _ => error!(self.log, "upgrade rolled back: {}", reason; "master" => pid),
         }
         if let (Some(zone), Some(serving)) = (self.zone, &self.serving) {
@@ -370,11 +383,12 @@ impl Master {
             None => false,
             Some(Stage::Both) => {
                 if let Some(upgrade) = &self.upgrade {
+                    self.hand_over_across(&upgrade.link);
                     self.children.forget(upgrade.pid);
                 }
                 true
             }
-            Some(Stage::Starting | Stage::Returning) => {
+            Some(Stage::Starting | Stage::Returning | Stage::Ending) => {
                 self.roll_back("the proxy is stopped", now);
                 false
             }

@@ -58,6 +58,17 @@ pub enum Command {
     Commit(Generation),
     /// Forget what was prepared, or sent for it.
     Abandon,
+    /// Offer other workers what can be moved, from now on: see [`handover`](crate::handover). Comes before
+    /// [`Drain`](Command::Drain), and once for each worker that takes.
+    HandOver {
+        /// The giving end.
+        to: OwnedFd,
+    },
+    /// Take what another worker offers, up to its end.
+    TakeOver {
+        /// The taking end.
+        from: OwnedFd,
+    },
     /// The master is the proxy's from now on: its end is not the worker's.
     Establish,
 }
@@ -128,7 +139,9 @@ impl Channel {
             }
             Command::Commit(generation) => fd::send(self.as_fd(), &frame(6, &generation.0.to_ne_bytes(), b""), &[]),
             Command::Abandon => fd::send(self.as_fd(), &[VERSION, 7], &[]),
-            Command::Establish => fd::send(self.as_fd(), &[VERSION, 8], &[]),
+            Command::HandOver { to } => fd::send(self.as_fd(), &[VERSION, 8], &[to.as_fd()]),
+            Command::TakeOver { from } => fd::send(self.as_fd(), &[VERSION, 9], &[from.as_fd()]),
+            Command::Establish => fd::send(self.as_fd(), &[VERSION, 10], &[]),
         }
     }
 
@@ -164,7 +177,11 @@ impl Channel {
             }
             ([6, generation @ ..], 0) => Ok(Some(Command::Commit(Generation(u64::from_ne_bytes(number(generation)?))))),
             ([7], 0) => Ok(Some(Command::Abandon)),
-            ([8], 0) => Ok(Some(Command::Establish)),
+            ([kind @ 8..=9], 1) => Ok(files.into_iter().next().map(|end| match kind {
+                8 => Command::HandOver { to: end },
+                _ => Command::TakeOver { from: end },
+            })),
+            ([10], 0) => Ok(Some(Command::Establish)),
             _ => Err(invalid("no such command")),
         }
     }
@@ -299,6 +316,8 @@ mod tests {
         }
         master.send_command(&Command::Commit(generation)).unwrap();
         master.send_command(&Command::Abandon).unwrap();
+        master.send_command(&Command::HandOver { to: file() }).unwrap();
+        master.send_command(&Command::TakeOver { from: file() }).unwrap();
         master.send_command(&Command::Establish).unwrap();
         let next = || worker.recv_command().unwrap().unwrap();
         assert!(matches!(next(), Command::Sockets { listener: 3, sockets } if sockets.len() == 2));
@@ -306,6 +325,8 @@ mod tests {
         assert!(matches!(next(), Command::Prepare { access_log: Some(_), .. }));
         assert!(matches!(next(), Command::Commit(Generation(7))));
         assert!(matches!(next(), Command::Abandon));
+        assert!(matches!(next(), Command::HandOver { .. }));
+        assert!(matches!(next(), Command::TakeOver { .. }));
         assert!(matches!(next(), Command::Establish));
         for report in [
             Report::Prepared(generation),
@@ -336,9 +357,19 @@ mod tests {
     #[test]
     fn frames_that_are_not_ours_are_refused() {
         let (a, b) = Channel::pair().unwrap();
-        for frame in
-            [&[2, 1][..], &[1], &[1, 9], &[1, 1, 0], &[1, 3, 1], &[1, 3, 7], &[1, 4], &[1, 5, 0], &[1, 6, 1], &[0]]
-        {
+        for frame in [
+            &[2, 1][..],
+            &[1],
+            &[1, 9],
+            &[1, 1, 0],
+            &[1, 3, 1],
+            &[1, 3, 7],
+            &[1, 4],
+            &[1, 5, 0],
+            &[1, 6, 1],
+            &[1, 8],
+            &[0],
+        ] {
             fd::send(a.as_fd(), frame, &[]).unwrap();
             assert_eq!(b.recv_command().unwrap_err().kind(), io::ErrorKind::InvalidData, "{frame:?}");
         }

@@ -9,6 +9,7 @@ pub mod channel;
 pub mod clock;
 pub mod estate;
 pub mod fd;
+pub mod handover;
 pub mod health;
 pub mod ident;
 pub mod log;

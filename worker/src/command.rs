@@ -7,13 +7,11 @@ mod orphaned;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use conf::model::{Config, Listener};
@@ -218,7 +216,7 @@ impl Worker {
     /// Does what a master says, until it is gone.
     async fn obey_at(self: &Rc<Worker>, line: &Line) {
         loop {
-            readable(&line.ready).await;
+            line.ready.readable().await;
             match line.channel.recv_command() {
                 Ok(Some(Command::Drain)) => self.drain(),
                 Ok(Some(Command::Stop)) => self.is_stopped.set(true),
@@ -240,6 +238,8 @@ impl Worker {
                 Ok(Some(Command::Commit(generation))) => self.commit(generation),
                 Ok(Some(Command::Abandon)) => self.change.abandon(),
                 Ok(Some(Command::Establish)) => self.is_on_trial.set(false),
+                Ok(Some(Command::HandOver { to })) => self.hand_over(to),
+                Ok(Some(Command::TakeOver { from })) => self.take_over(from),
                 Ok(None) => {
                     info!(self.log, "the master is gone: serving on without it");
                     return;
@@ -258,7 +258,7 @@ impl Worker {
 
     /// Stops when the process is asked to.
     async fn obey_signals(self: Rc<Worker>) {
-        readable(&self.signals_ready).await;
+        self.signals_ready.readable().await;
         if self.signals.read_signal().is_ok_and(|signal| signal.is_some()) {
             info!(self.log, "stopping at once, as a signal says");
         }
@@ -319,6 +319,25 @@ impl Worker {
         }
     }
 
+    fn hand_over(&self, to: OwnedFd) {
+        match self.downstream.hand_over(to) {
+            Ok(handover) => executor::spawn(handover),
+            Err(error) => warn!(self.log, "cannot hand over connections"; "reason" => %error),
+        }
+    }
+
+    fn take_over(self: &Rc<Worker>, from: OwnedFd) {
+        let worker = Rc::clone(self);
+        let door = move |name: &str| {
+            let gates = worker.gates.borrow();
+            gates.iter().map(Gate::door).find(|door| door.name() == name).map(Rc::clone)
+        };
+        match self.downstream.take_over(from, door) {
+            Ok(takeover) => executor::spawn(takeover),
+            Err(error) => warn!(self.log, "cannot take over connections"; "reason" => %error),
+        }
+    }
+
     fn report_figures(&self) {
         let process = &self.process;
         self.downstream.flush_log();
@@ -353,17 +372,6 @@ fn gates_of(
     let name = listener.address.to_string();
     let cells = zone.listener(slot, &name).ok_or_else(|| format!("the zone has no listener {name:?}"))?;
     Ok(Gate::of(downstream, listener, cells, sockets))
-}
-
-async fn readable(source: &Registration) {
-    poll_fn(|cx| {
-        if source.is_readable() {
-            return Poll::Ready(());
-        }
-        source.wake_reader(cx);
-        Poll::Pending
-    })
-    .await;
 }
 
 /// From now on SIGTERM does not end this thread's process but is read. Threads that it starts later inherit that.

@@ -76,7 +76,7 @@ macro_rules! record {
 
 record! {
     /// What a process says of itself; it alone writes.
-    ProcessCells => ProcessTotals, counters at 16, words 23,
+    ProcessCells => ProcessTotals, counters at 16, words 25,
     beside {
         /// What it is doing.
         state: StateCell = 1,
@@ -112,6 +112,10 @@ record! {
         idle_evicted: Counter = 21,
         /// Turns of the event loop.
         turns: Counter = 22,
+        /// Downstream connections handed over to another worker.
+        handed_over: Counter = 23,
+        /// Downstream connections taken over from another worker.
+        taken_over: Counter = 24,
     }
 }
 

@@ -17,7 +17,7 @@ use shared::estate::{Link, Message};
 use shared::fd::DESCRIPTORS_MAX;
 use slog::{info, warn};
 
-use super::{Line, Worker, readable};
+use super::{Line, Worker};
 use crate::runtime::reactor::Registration;
 
 /// How many masters may wait to be let in.
@@ -40,7 +40,7 @@ impl Worker {
     /// Waits until another master has come.
     pub(super) async fn await_master(&self) -> Line {
         loop {
-            readable(&self.call_ready).await;
+            self.call_ready.readable().await;
             match self.call.accept() {
                 Ok((socket, _)) => match self.introduce(socket) {
                     Ok(line) => return line,

@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::suspended::{self, Suspended};
 use super::{Asked, Desk};
 use crate::message::body::{End, Respond, Source};
 use crate::message::decimal;
@@ -16,7 +17,8 @@ use crate::proto::h1::switches_as_asked;
 use crate::proto::hop::write_request;
 use crate::proto::proxy_protocol::{self, Addresses};
 use crate::proto::transfer::{Patience, Reader, Sent, Writer};
-use crate::relay::{self, tunnel};
+use crate::relay;
+use crate::relay::tunnel::Tunnel;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::clock;
 use crate::runtime::net::Presence;
@@ -42,6 +44,16 @@ pub(super) struct Attempt<'a, S, R> {
     pub(super) desk: &'a mut Desk,
 }
 
+/// What becomes of a connection to a server after an exchange.
+enum After {
+    /// It may carry another.
+    Keep,
+    /// It is closed.
+    Close,
+    /// It goes on elsewhere, as a tunnel.
+    Leave(Box<Tunnel>),
+}
+
 impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     /// Tries servers until one has answered or no further try is safe.
     ///
@@ -50,7 +62,9 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     /// §9.2.2) and it has no body, so that nothing of it is lost. If the connection had been idle, the server had closed
     /// it, and is asked once more on a new one. If it was new, the server has failed, and the next one is asked; but what
     /// was sent again and failed again is not sent a third time (the same section).
-    pub(super) async fn until_answered(&mut self) -> Result<(), Fault> {
+    ///
+    /// A tunnel that is to go on elsewhere is returned.
+    pub(super) async fn until_answered(&mut self) -> Result<Option<Box<Suspended>>, Fault> {
         let mut last = None;
         let mut was_repeated = false;
         while self.exchange.attempts() < ATTEMPTS_MAX {
@@ -64,7 +78,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             let mut was_reused = false;
             // What was sent once already is not trusted to a connection that may be dead.
             let mut outcome = self.once(server, was_repeated, &mut was_reused).await;
-            if let Err(fault) = outcome
+            if let Err(fault) = &outcome
                 && was_reused
                 && fault.is_unanswered()
                 && self.may_repeat()
@@ -96,7 +110,12 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     }
 
     /// One try on one connection.
-    async fn once(&mut self, server: &Rc<Server>, fresh: bool, was_reused: &mut bool) -> Result<(), Fault> {
+    async fn once(
+        &mut self,
+        server: &Rc<Server>,
+        fresh: bool,
+        was_reused: &mut bool,
+    ) -> Result<Option<Box<Suspended>>, Fault> {
         self.exchange.attempt_started = clock::now();
         (self.exchange.upstream_status, self.exchange.header_time) = (None, None);
         self.exchange.upstream_sent = 0;
@@ -117,10 +136,16 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let outcome = self.over(&lease, &sent).await;
         self.exchange.upstream_sent += sent.wire.get();
         self.exchange.response_time = self.exchange.since_attempt();
-        if outcome? {
-            lease.keep(self.upstream());
+        match outcome? {
+            After::Close => {}
+            After::Keep => lease.keep(self.upstream()),
+            After::Leave(tunnel) => {
+                let account = suspended::account(self.asked, self.exchange, self.desk, self.reply.sent().0);
+                let (server, traffic) = (lease.into_stream(), std::mem::take(&mut self.exchange.tunnel));
+                return Ok(Some(Box::new(Suspended { server, tunnel, traffic, account })));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The PROXY protocol header, if this upstream wants one.
@@ -155,8 +180,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         peer.clear();
     }
 
-    /// The exchange on a leased connection. Says whether the connection may carry another.
-    async fn over(&mut self, lease: &Lease, sent: &Sent) -> Result<bool, Fault> {
+    /// The exchange on a leased connection.
+    async fn over(&mut self, lease: &Lease, sent: &Sent) -> Result<After, Fault> {
         let Attempt { asked, limits, deadline, exchange, body, reply, desk, .. } = self;
         let Desk { to_server, inbox, response, upward, downward, clock: date, .. } = &mut **desk;
         let request = asked.request;
@@ -204,9 +229,11 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             }
             reply.begin(answer, date.http());
             reply.flush().await?;
-            let server = End { stream: lease.stream(), timer: downward, leading };
             exchange.upstream_received = response.bytes as u64;
-            return tunnel::run(reply.tunnel(), server, limits.tunnel_idle, &exchange.tunnel).await.map(|()| false);
+            let mut tunnel = Box::new(Tunnel::new(reply.tunnel().1, leading, limits.tunnel_idle));
+            let server = End { stream: lease.stream(), timer: downward };
+            let is_leaving = suspended::carry(*reply, &mut tunnel, server, &exchange.tunnel).await?;
+            return Ok(if is_leaving { After::Leave(tunnel) } else { After::Close });
         }
         if !matches!(upload.outcome, Some(Ok(()))) {
             // The answer comes before the whole request was read: what is left of it stands before any next one.
@@ -224,7 +251,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         exchange.upstream_received = response.bytes as u64 + reader.bytes_taken();
         outcome?;
         let sent_all = matches!(upload.outcome, Some(Ok(())));
-        Ok(sent_all && reader.is_clean() && response.keep_alive)
+        let is_clean = sent_all && reader.is_clean() && response.keep_alive;
+        Ok(if is_clean { After::Keep } else { After::Close })
     }
 }
 
