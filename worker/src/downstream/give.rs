@@ -61,7 +61,14 @@ enum End {
 impl Drop for Giver {
     fn drop(&mut self) {
         reactor::forget(self.line.as_fd());
-        self.downstream.departures.close();
+        let downstream = &self.downstream;
+        downstream.departures.close();
+        if !downstream.departures.are_open() {
+            while let Some(connection) = downstream.departures.pop() {
+                downstream.keep(connection, 0);
+            }
+            downstream.hasten();
+        }
     }
 }
 
@@ -273,11 +280,5 @@ impl Giver {
         // First the count of takers: what is kept then waits only as long as it may.
         drop(self);
         left.into_iter().for_each(|Departing { connection, waits_since }| downstream.keep(connection, waits_since));
-        if !downstream.departures.are_open() {
-            while let Some(connection) = downstream.departures.pop() {
-                downstream.keep(connection, 0);
-            }
-        }
-        downstream.hasten();
     }
 }
