@@ -267,6 +267,23 @@ fn what_is_not_answered_is_taken_back() {
     worker.end();
 }
 
+/// A worker that is stopped in the middle of it has a line for each tunnel that nobody has taken.
+#[test]
+fn what_is_on_its_way_at_a_stop_is_logged() {
+    let worker = Worker::start("");
+    let tunnels: Vec<_> = (0..WINDOW_RECORDS + 10).map(|_| worker.tunnel()).collect();
+    let (to, line) = Handover::pair().expect("a pair");
+    worker.tell(&Command::HandOver { to: to.into_fd() });
+    let offers: Vec<_> = (0..WINDOW_RECORDS).map(|_| offer(&line)).collect();
+    line.answer(offers[0].0, Answer::Taken).expect("it is there");
+    worker.tell(&Command::Stop);
+    let cells = worker.cells;
+    let log = worker.end();
+    assert_eq!(line.answer(offers[1].0, Answer::Taken).expect_err("too late").kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(log.lines().filter(|line| line.starts_with("101 ")).count(), tunnels.len() - 1);
+    assert_eq!((cells.requests_active.get(), cells.handed_over.get()), (0, 1));
+}
+
 /// Whatever state a tunnel is in, every byte comes once and in order.
 #[test]
 fn a_tunnel_is_taken_with_all_that_is_under_way() {
