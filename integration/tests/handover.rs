@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use integration::{PATIENCE, Process, Proxy, Wire, eventually, raise_descriptor_limit};
+use integration::{Origin, PATIENCE, Process, Proxy, Wire, eventually, raise_descriptor_limit, receive};
 use nix::sys::signal::Signal;
 
 /// How long old workers may take to go: `shutdown_timeout` is far longer.
@@ -285,6 +285,7 @@ fn a_worker_killed_while_it_takes_over_takes_only_what_it_had() {
     for number in 1..=3 {
         let mut tunnels: Vec<_> = (0..100).map(|_| open(address, "echo")).collect();
         let old = proxy.workers();
+        let mut is_reloaded = false;
         thread::scope(|scope| {
             let proxy = &proxy;
             let reload = scope.spawn(move || proxy.reload(&settings(origin, number)));
@@ -296,8 +297,12 @@ fn a_worker_killed_while_it_takes_over_takes_only_what_it_had() {
             thread::sleep(Duration::from_millis(5 * number as u64));
             victim.signal(Signal::SIGKILL);
             // It may have been refused, if none was ready yet.
-            reload.join().expect("the command ends");
+            is_reloaded = reload.join().expect("the command ends").code == 0;
         });
+        if is_reloaded {
+            // What the dead one did not have went to the one that replaced it.
+            assert_gone(&old, &proxy);
+        }
         let lives = |tunnel: &mut TcpStream| {
             let mut answer = [0; 4];
             tunnel.write_all(b"ping").and_then(|()| tunnel.read_exact(&mut answer)).is_ok() && &answer == b"ping"
@@ -312,4 +317,31 @@ fn a_worker_killed_while_it_takes_over_takes_only_what_it_had() {
         eventually("nothing is held", || proxy.stats().total("connections_active") == 0);
     }
     assert_eq!(proxy.stats().total("panics"), 0);
+}
+
+/// What becomes movable late finds whoever serves then, however often workers were replaced meanwhile.
+#[test]
+fn a_tunnel_that_begins_in_a_draining_worker_moves_on() {
+    let (switches, may_switch) = std::sync::mpsc::channel();
+    let origin = Origin::once(move |mut wire| {
+        wire.request();
+        receive(&may_switch);
+        wire.echo();
+    });
+    let of = |number: usize| settings(origin.address().parse().expect("an address"), number);
+    let proxy = Proxy::start(&of(0));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    eventually("the request is under way", || proxy.stats().total("requests_active") == 1);
+    let first = proxy.workers();
+    proxy.reload(&of(1)).output();
+    let second: Vec<_> = proxy.workers().into_iter().filter(|worker| !first.contains(worker)).collect();
+    proxy.reload(&of(2)).output();
+    assert_gone(&second, &proxy);
+    assert_eq!(first.iter().filter(|worker| worker.is_running()).count(), 1, "an exchange finishes where it is");
+    switches.send(()).expect("the origin waits");
+    assert_eq!(client.head().status(), 101);
+    assert_gone(&first, &proxy);
+    client.send("ping");
+    assert_eq!(client.exactly(4), b"ping");
 }
