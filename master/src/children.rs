@@ -33,6 +33,8 @@ pub(crate) enum Role {
     Control,
     /// It tries a configuration, and ends.
     Proof,
+    /// It names the places where a worker was, and ends.
+    Scribe,
 }
 
 /// How a child is told to end; each is followed by the next when its time is up.
@@ -86,7 +88,7 @@ impl Child {
     pub(crate) fn slot(&self) -> Option<Slot> {
         match self.role {
             Role::Worker { slot, .. } => Some(slot),
-            Role::Control | Role::Proof => None,
+            Role::Control | Role::Proof | Role::Scribe => None,
         }
     }
 
@@ -95,6 +97,11 @@ impl Child {
         if let Role::Worker { generation, .. } = &mut self.role {
             *generation = to;
         }
+    }
+
+    /// Asks a worker where its loop is; it answers by a [`Report::Stack`], if it is able to.
+    pub(crate) fn ask_where(&self) {
+        self.process.signal(worker::stack::ASK);
     }
 
     /// Ends it without further ado.
@@ -153,7 +160,7 @@ impl Child {
             (Role::Worker { .. }, Urgency::Drain) => self.tell(&Command::Drain),
             (Role::Worker { .. }, Urgency::Stop) => self.tell(&Command::Stop),
             (Role::Control, Urgency::Drain | Urgency::Stop) => self.process.signal(Signal::SIGTERM),
-            (Role::Proof, _) | (_, Urgency::Kill) => self.process.signal(Signal::SIGKILL),
+            (Role::Proof | Role::Scribe, _) | (_, Urgency::Kill) => self.process.signal(Signal::SIGKILL),
         }
     }
 }

@@ -30,12 +30,14 @@ impl Master {
             while child.hear().is_some() {}
             match child.role {
                 Role::Proof => self.proved(exit, now),
+                Role::Scribe => {}
                 Role::Control if child.is_leaving() => {}
                 Role::Control => {
                     warn!(self.log, "control ended: {}", exit; "control" => child.pid());
                     self.replace(None, &child, now);
                 }
                 Role::Worker { seat, slot, generation } => {
+                    self.watchdog.forget(child.pid());
                     if let Some(zone) = self.zone {
                         zone.release_slot(slot);
                     }
