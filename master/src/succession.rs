@@ -30,6 +30,7 @@ impl Master {
             while child.hear().is_some() {}
             match child.role {
                 Role::Proof => self.proved(exit, now),
+                Role::Scribe => {}
                 Role::Control if child.is_leaving() => {}
                 Role::Control => {
                     warn!(self.log, "control ended: {}", exit; "control" => child.pid());
@@ -37,6 +38,7 @@ impl Master {
                 }
                 Role::Successor => self.successor_ended(child.pid(), exit, now),
                 Role::Worker { seat, slot, generation } => {
+                    self.watchdog.forget(child.pid());
                     if let Some(zone) = self.zone {
                         zone.release_slot(slot);
                         self.dir.remove_call(slot);
