@@ -18,8 +18,10 @@ use nix::sys::signal::Signal;
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// What a stream is written in, in bytes: more than the proxy's buffers hold, so that it is spliced.
 const PIECE_BYTES: usize = 64 * 1024;
-/// A stream waits for so long after a piece: it never ends, and others want the processor too.
+/// A stream that goes both ways waits for so long after a piece: it never ends, and others want the processor too.
 const PIECE_PAUSE: Duration = Duration::from_millis(3);
+/// All between the ends of a stream is full when nothing has moved for so long.
+const STILLNESS: Duration = Duration::from_millis(500);
 
 fn is_soak() -> bool {
     std::env::var_os("SLUICE_SOAK").is_some()
@@ -29,6 +31,10 @@ fn is_soak() -> bool {
 #[derive(Default)]
 struct Course {
     is_over: AtomicBool,
+    /// Streams that go one way are read from now on.
+    is_read: AtomicBool,
+    /// How much was written to those.
+    flooded: AtomicU64,
     /// What all servers have sent, and received, in tunnels.
     sent: AtomicU64,
     received: AtomicU64,
@@ -40,16 +46,25 @@ fn byte_at(place: u64) -> u8 {
 }
 
 /// Writes the stream until the course is over, then ends it; says how long it was.
-fn write_stream(mut to: &TcpStream, course: &Course) -> io::Result<u64> {
+fn write_stream(mut to: &TcpStream, course: &Course, pause: Duration) -> io::Result<u64> {
     let mut place = 0;
     while !course.is_over.load(Ordering::SeqCst) {
         let piece: Vec<u8> = (place..place + PIECE_BYTES as u64).map(byte_at).collect();
         to.write_all(&piece)?;
         place += piece.len() as u64;
-        thread::sleep(PIECE_PAUSE);
+        if pause.is_zero() {
+            course.flooded.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        }
+        thread::sleep(pause);
     }
     to.shutdown(Shutdown::Write)?;
     Ok(place)
+}
+
+/// Reads a stream that goes one way, once it may be.
+fn read_late(from: &TcpStream, course: &Course) -> io::Result<u64> {
+    eventually("it may be read", || course.is_read.load(Ordering::SeqCst));
+    read_stream(from)
 }
 
 /// Reads the stream to its end and checks each byte; says how long it was.
@@ -111,9 +126,9 @@ fn serve(mut stream: TcpStream, course: &Course) -> io::Result<()> {
             }
             b"up" => {
                 stream.shutdown(Shutdown::Write)?;
-                received = read_stream(&stream)?;
+                received = read_late(&stream, course)?;
             }
-            b"down" => sent = write_stream(&stream, course)?,
+            b"down" => sent = write_stream(&stream, course, Duration::ZERO)?,
             _ => (received, sent) = both(&stream, course)?,
         }
         course.sent.fetch_add(sent, Ordering::SeqCst);
@@ -126,7 +141,7 @@ fn serve(mut stream: TcpStream, course: &Course) -> io::Result<()> {
 fn both(stream: &TcpStream, course: &Course) -> io::Result<(u64, u64)> {
     thread::scope(|scope| {
         let reading = scope.spawn(|| read_stream(stream));
-        let written = write_stream(stream, course)?;
+        let written = write_stream(stream, course, PIECE_PAUSE)?;
         Ok((reading.join().expect("the stream is as it was sent")?, written))
     })
 }
@@ -210,26 +225,32 @@ fn new_workers_take_everything_over() {
             );
         }
         let mut streams = Vec::new();
-        for kind in ["both", "both", "up", "down"] {
+        for kind in ["both", "both", "up", "up", "down", "down"] {
             let (stream, course) = (open(address, kind), &course);
             clients += 1;
             streams.push(scope.spawn(move || match kind {
                 "both" => both(&stream, course).expect("no tunnel is cut"),
                 "up" => {
-                    let written = write_stream(&stream, course).expect("no tunnel is cut");
+                    let written = write_stream(&stream, course, Duration::ZERO).expect("no tunnel is cut");
                     (read_stream(&stream).expect("no tunnel is cut"), written)
                 }
                 _ => {
                     stream.shutdown(Shutdown::Write).expect("a connection");
-                    (read_stream(&stream).expect("no tunnel is cut"), 0)
+                    (read_late(&stream, course).expect("no tunnel is cut"), 0)
                 }
             }));
         }
+        let mut seen = 0;
+        while std::mem::replace(&mut seen, course.flooded.load(Ordering::SeqCst)) != seen || seen == 0 {
+            thread::sleep(STILLNESS);
+        }
         for number in 1..=reloads {
+            course.is_read.store(number > 2, Ordering::SeqCst);
             let old = proxy.workers();
             proxy.reload(&settings(origin, number)).output();
             assert_gone(&old, &proxy);
         }
+        course.is_read.store(true, Ordering::SeqCst);
         course.is_over.store(true, Ordering::SeqCst);
         let (mut sent, mut received) = (0, 0);
         for ping in pings {

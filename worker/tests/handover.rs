@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,6 +24,11 @@ use shared::zone::{Catalog, Maxima, Role, Zone};
 const PATIENCE: Duration = Duration::from_secs(30);
 const UPGRADE: &[u8] = b"GET /t HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
 const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+
+/// How much an origin sends at `/f`: more than all buffers on the way hold.
+const FLOOD_BYTES: u32 = 64 << 20;
+/// How much of it has been taken from the origin.
+static FLOODED: AtomicU64 = AtomicU64::new(0);
 
 /// A worker, and what a master has of it.
 struct Worker {
@@ -112,8 +118,10 @@ impl Worker {
 
 fn serve(mut stream: TcpStream) -> io::Result<()> {
     loop {
-        if head(&mut stream).starts_with(b"GET /t ") {
-            break;
+        match &head(&mut stream)[..] {
+            [b'G', b'E', b'T', b' ', b'/', b't', ..] => break,
+            [b'G', b'E', b'T', b' ', b'/', b'f', ..] => return flood(stream),
+            _ => {}
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
     }
@@ -123,6 +131,17 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
         stream.write_all(&block[..count])?;
     }
     Ok(())
+}
+
+fn flood(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(SWITCH)?;
+    for at in (0..FLOOD_BYTES).step_by(4096) {
+        let piece: Vec<u8> = (at..at + 4096).step_by(4).flat_map(u32::to_le_bytes).collect();
+        stream.write_all(&piece)?;
+        FLOODED.fetch_add(4096, Ordering::SeqCst);
+    }
+    stream.shutdown(Shutdown::Write)?;
+    stream.read(&mut [0]).map(drop)
 }
 
 fn bind() -> TcpListener {
@@ -269,6 +288,41 @@ fn what_is_not_answered_is_taken_back() {
     assert!(echoes(&mut tunnel));
     drop(tunnel);
     assert_eq!(worker.cells.handed_over.get(), 0);
+    worker.end();
+}
+
+/// A direction that is full is suspended with what its buffer and its pipe hold: it goes between what the client was sent and
+/// what the server's socket holds.
+#[test]
+fn a_tunnel_that_is_full_is_offered_with_its_pipe() {
+    let worker = Worker::start("");
+    let mut client = worker.connect();
+    client.write_all(b"GET /f HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").expect("it reads");
+    assert!(head(&mut client).starts_with(b"HTTP/1.1 101 "));
+    let mut seen = 0;
+    while std::mem::replace(&mut seen, FLOODED.load(Ordering::SeqCst)) != seen || seen == 0 {
+        thread::sleep(Duration::from_millis(300));
+    }
+    let (to, line) = Handover::pair().expect("a pair");
+    worker.tell(&Command::HandOver { to: to.into_fd() });
+    let (number, record, mut descriptors) = offer(&line);
+    line.answer(number, Answer::Taken).expect("it is there");
+    let Record::Tunnel(_, tunnel) = record else { panic!("{record:?}") };
+    assert!(tunnel.down.in_pipe > 0 && tunnel.up == Way::default(), "{tunnel:?}");
+    let mut came = vec![0; usize::try_from(tunnel.down.moved).expect("a count")];
+    client.read_exact(&mut came).expect("what was sent");
+    came.extend_from_slice(&tunnel.down.unsent);
+    let start = came.len();
+    came.resize(start + usize::try_from(tunnel.down.in_pipe).expect("a count"), 0);
+    File::from(descriptors.swap_remove(2)).read_exact(&mut came[start..]).expect("what the pipe holds");
+    let mut server = TcpStream::from(descriptors.swap_remove(1));
+    server.set_nonblocking(false).expect("O_NONBLOCK");
+    server.read_to_end(&mut came).expect("the rest");
+    assert!(came.len() == FLOOD_BYTES as usize, "{} bytes", came.len());
+    let numbers = came.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+    assert_eq!(numbers.zip((0..).step_by(4)).find(|(number, at)| number != at), None);
+    drop((client, server, line));
+    worker.tell(&Command::Stop);
     worker.end();
 }
 
