@@ -37,7 +37,7 @@ pub(crate) struct Cohort {
 }
 
 impl Cohort {
-    /// Opens all that the workers of `config` need. Sockets that `previous` has are shared with it.
+    /// Opens all that the workers of `config` need. Sockets that are in `previous` are shared with it.
     ///
     /// # Errors
     /// A sentence for the operator. What was opened is closed again.
@@ -45,16 +45,16 @@ impl Cohort {
         generation: Generation,
         config: Arc<Config>,
         text: String,
-        previous: Option<&Cohort>,
+        previous: Option<&Listeners>,
         company: Company,
     ) -> Result<Cohort, String> {
         let seats = seats(&config)?;
         let logs = Logs::open(&config)?;
-        let listeners = Listeners::open(&config, seats, previous.map(|cohort| &cohort.listeners), company)?;
+        let listeners = Listeners::open(&config, seats, previous, company)?;
         match Rights::of(&config, listeners.count()) {
             Ok(rights) => Ok(Cohort { generation, config, text, seats, listeners, logs, rights }),
             Err(lack) => {
-                listeners.unlink_all_but(previous.map(|cohort| &cohort.listeners));
+                listeners.unlink_all_but(previous);
                 Err(lack.into())
             }
         }

@@ -20,6 +20,7 @@ use crate::cohort::Cohort;
 use crate::committed::Committed;
 use crate::control::launch::Control;
 use crate::daemon::{Launch, Outcome};
+use crate::listeners::Listeners;
 use crate::lock::{Lock, PidFile};
 use crate::orphans::Orphans;
 use crate::recipe::Recipe;
@@ -54,6 +55,8 @@ pub(crate) struct Master {
     pub(crate) supervisors: BTreeMap<Option<Seat>, Supervisor>,
     /// Who is to be started again, and when.
     pub(crate) respawns: Vec<(Instant, Option<Seat>)>,
+    /// Sockets that a service manager passed, until the first configuration serves and has what it names of them.
+    pub(crate) passed: Option<Listeners>,
     /// Workers were told to go by SIGWINCH: none is replaced.
     pub(crate) rests: bool,
     pub(crate) service: Service,
@@ -91,6 +94,8 @@ pub(crate) struct Start {
     pub(crate) launch: Option<Launch>,
     /// Workers of a killed master.
     pub(crate) orphans: Option<Orphans>,
+    /// Sockets that a service manager passed.
+    pub(crate) passed: Listeners,
     /// What to print once it serves.
     pub(crate) greeting: Option<String>,
 }
@@ -112,6 +117,7 @@ impl Master {
             retiring: Vec::new(),
             zone: None,
             orphans: start.orphans,
+            passed: Some(start.passed),
             pid_file: None,
             committed: None,
             is_daemon: start.launch.is_some(),

@@ -19,8 +19,8 @@ use conf::model::{Config, Listener};
 use conf::value::Address;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, listen, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, getsockopt, listen,
+    setsockopt, socket, sockopt,
 };
 
 /// The sockets of one configuration, in the order of its listeners.
@@ -37,6 +37,8 @@ struct Bound {
     sockets: Vec<OwnedFd>,
     /// Sockets of an earlier master were there before these: their order in the kernel's group is not known.
     joined: bool,
+    /// The first was passed by a service manager, which goes on having it: a unix path is not ours to remove.
+    is_passed: bool,
 }
 
 /// What may be found at an address that is opened for the first time.
@@ -49,6 +51,28 @@ pub(crate) enum Company {
 }
 
 impl Listeners {
+    /// Sockets that a service manager passed, to be given to [`open`](Listeners::open) as what was there before.
+    ///
+    /// # Errors
+    /// A sentence for the operator: two are for one address, so that clients of the one that is left over would wait for
+    /// ever.
+    pub(crate) fn passed(sockets: Vec<(Address, OwnedFd)>, company: Company) -> Result<Listeners, String> {
+        let mut listeners = Listeners { bound: Vec::new(), owner: std::process::id() };
+        for (address, socket) in sockets {
+            if listeners.at(&address).is_some() {
+                return Err(format!("two sockets were passed for {address}: one is all that can be used"));
+            }
+            let joined = company == Company::Orphans;
+            listeners.bound.push(Bound { address, sockets: vec![socket], joined, is_passed: true });
+        }
+        Ok(listeners)
+    }
+
+    /// The addresses that `other` does not have.
+    pub(crate) fn missing_in(&self, other: &Listeners) -> Vec<&Address> {
+        self.bound.iter().map(|bound| &bound.address).filter(|address| other.at(address).is_none()).collect()
+    }
+
     /// Opens the sockets of `config`; those that `previous` has already are shared with it.
     ///
     /// # Errors
@@ -69,6 +93,7 @@ impl Listeners {
                     address: listener.address.clone(),
                     sockets: vec![socket],
                     joined: false,
+                    is_passed: false,
                 }),
             };
             match opened {
@@ -132,6 +157,7 @@ impl Listeners {
         }
         for bound in &self.bound {
             if let Address::Unix(path) = &bound.address
+                && !bound.is_passed
                 && survivor.is_none_or(|survivor| survivor.at(&bound.address).is_none())
             {
                 // It may have been removed by hand: then there is nothing left to do.
@@ -153,7 +179,9 @@ impl Listeners {
 impl Bound {
     /// These sockets, fewer or more of them, for a configuration that may want another number and another backlog.
     fn resized(&self, listener: &Listener, seats: u32) -> io::Result<Bound> {
-        let wanted = sockets_wanted(listener, seats);
+        // Beside a passed socket that is in no group none can be bound.
+        let is_alone = self.is_passed && !getsockopt(&self.sockets[0], sockopt::ReusePort)?;
+        let wanted = if is_alone { 1 } else { sockets_wanted(listener, seats) };
         let mut sockets = share(&self.sockets[..wanted.min(self.sockets.len())])?;
         for socket in &sockets {
             listen(socket, backlog(listener))?;
@@ -168,7 +196,7 @@ impl Bound {
                 sockets.push(socket_inet(listener, address, Sharing::Group)?);
             }
         }
-        Ok(Bound { address: self.address.clone(), sockets, joined: self.joined })
+        Ok(Bound { address: self.address.clone(), sockets, joined: self.joined, is_passed: self.is_passed })
     }
 }
 
@@ -204,7 +232,7 @@ fn open_inet(listener: &Listener, address: SocketAddr, seats: u32, company: Comp
     while sockets.len() < sockets_wanted(listener, seats) {
         sockets.push(socket_inet(listener, address, Sharing::Group)?);
     }
-    Ok(Bound { address: listener.address.clone(), sockets, joined: company == Company::Orphans })
+    Ok(Bound { address: listener.address.clone(), sockets, joined: company == Company::Orphans, is_passed: false })
 }
 
 fn socket_inet(listener: &Listener, address: SocketAddr, sharing: Sharing) -> io::Result<OwnedFd> {
@@ -380,6 +408,55 @@ mod tests {
             // A machine without IPv6 cannot tell.
             Err(error) => assert!(error.contains(&v6.to_string()), "{error}"),
         }
+    }
+
+    /// A socket as a service manager opens it.
+    fn passed(address: SocketAddr, sharing: Sharing) -> Listeners {
+        let listener = listener(Address::Inet(address), true);
+        let socket = socket_inet(&listener, address, sharing).unwrap();
+        listen(&socket, Backlog::new(16).unwrap()).unwrap();
+        Listeners::passed(vec![(Address::Inet(address), socket)], Company::Nobody).unwrap()
+    }
+
+    #[test]
+    fn a_passed_socket_is_used_alone_or_as_the_first_of_a_group() {
+        for (sharing, expected) in [(Sharing::Alone, 1), (Sharing::Group, 3)] {
+            let (address, other) = (free_port(), free_port());
+            let passed = passed(address, sharing);
+            let _early = connect(address, 1);
+            let listeners = [address, other].map(|address| listener(Address::Inet(address), true));
+            let config = config(listeners.to_vec());
+            let opened = Listeners::open(&config, 3, Some(&passed), Company::Nobody).unwrap();
+            assert!(passed.missing_in(&opened).is_empty());
+            drop(passed);
+            assert_eq!(opened.share().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [expected, 3]);
+            assert_eq!(queued(&opened)[0], 1, "who came early is served");
+            let more = Listeners::open(&config, 5, Some(&opened), Company::Nobody).unwrap();
+            let _clients = connect(address, 80);
+            assert_eq!(queued(&more).iter().sum::<usize>(), 80);
+            let fewer = Listeners::open(&config, 1, Some(&more), Company::Nobody).unwrap();
+            fewer.steer(&more);
+            drop((opened, more));
+            let _clients = connect(address, 10);
+            assert_eq!(queued(&fewer), [10]);
+        }
+    }
+
+    #[test]
+    fn what_was_passed_stays_with_who_passed_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.sock");
+        let theirs = UnixListener::bind(&path).unwrap();
+        let address = Address::Unix(path.clone());
+        let pass = || (address.clone(), OwnedFd::from(theirs.try_clone().unwrap()));
+        let passed = Listeners::passed(vec![pass()], Company::Nobody).unwrap();
+        let config = config(vec![listener(address.clone(), false)]);
+        let opened = Listeners::open(&config, 2, Some(&passed), Company::Nobody).unwrap();
+        opened.unlink_all_but(None);
+        assert!(path.exists());
+        assert_eq!(passed.missing_in(&Listeners { bound: Vec::new(), owner: 0 }), [&address]);
+        let error = Listeners::passed(vec![pass(), pass()], Company::Nobody).unwrap_err();
+        assert!(error.contains("two sockets") && error.contains("app.sock"), "{error}");
     }
 
     #[test]

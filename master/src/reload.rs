@@ -174,7 +174,8 @@ impl Master {
         now: Instant,
     ) -> Result<(), String> {
         let company = if self.orphans.is_some() { Company::Orphans } else { Company::Nobody };
-        let cohort = Cohort::open(generation, config, text, self.serving.as_ref(), company)?;
+        let previous = self.serving.as_ref().map(|serving| &serving.listeners).or(self.passed.as_ref());
+        let cohort = Cohort::open(generation, config, text, previous, company)?;
         for warning in cohort.rights.prepare() {
             warn!(self.log, "{}", warning);
         }
@@ -245,6 +246,7 @@ impl Master {
             }
             Some(previous) => self.retire(previous, now),
         }
+        self.use_passed();
         self.note_committed();
         self.respawns.clear();
         self.supervisors.clear();
@@ -254,6 +256,15 @@ impl Master {
         info!(self.log, "ready"; "generation" => generation.0, "workers" => serving.seats,
             "listeners" => serving.listeners.addresses().join(" "));
         self.announce();
+    }
+
+    /// Deals connections to all seats of what was passed, and closes what was passed for nothing.
+    fn use_passed(&mut self) {
+        let (Some(passed), Some(serving)) = (self.passed.take(), &self.serving) else { return };
+        serving.listeners.steer(&passed);
+        for address in passed.missing_in(&serving.listeners) {
+            warn!(self.log, "a socket was passed that no listener is for: it is closed"; "address" => %address);
+        }
     }
 
     /// Writes down what is served.

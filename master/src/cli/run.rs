@@ -2,9 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use super::{complain, exit};
+use crate::activation;
 use crate::cycle::{Master, Start};
 use crate::daemon::{Launch, Outcome, Side, detach};
+use crate::listeners::{Company, Listeners};
 use crate::lock::{Holder, Lock, holder};
 use crate::logs::Logs;
 use crate::machine;
@@ -13,9 +17,14 @@ use crate::recipe::Recipe;
 use crate::runtime_dir::RuntimeDir;
 use conf::Loaded;
 use conf::model::LogTarget;
+use slog::{Logger, info, warn};
 
 /// Starts what `recipe` says; returns when it has ended, or, as the command that launched a daemon, when it serves.
 pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
+    let passed = match activation::take() {
+        Ok(passed) => passed,
+        Err(reason) => return complain(&reason),
+    };
     let loaded = match recipe.load() {
         Ok(loaded) => loaded,
         Err(problems) => return complain(&format!("the configuration is invalid\n{problems}")),
@@ -35,7 +44,7 @@ pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
     }
     if !is_daemon {
         let shows_log = loaded.config.error_log.target == LogTarget::Stderr;
-        return match serve(recipe, loaded, dir, None, quiet) {
+        return match serve(recipe, loaded, dir, passed, None, quiet) {
             // What ended a master is the last line of its log.
             Ok(outcome) if shows_log && outcome.code == exit::FAILED => exit::FAILED,
             Ok(outcome) | Err(outcome) => end(outcome),
@@ -46,7 +55,7 @@ pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
     }
     match detach() {
         Ok(Side::Launcher(outcome)) => end(outcome),
-        Ok(Side::Daemon(launch)) => match serve(recipe, loaded, dir, Some(launch), true) {
+        Ok(Side::Daemon(launch)) => match serve(recipe, loaded, dir, passed, Some(launch), true) {
             Ok(outcome) | Err(outcome) => outcome.code,
         },
         Err(error) => complain(&format!("cannot leave the terminal: {error}")),
@@ -68,12 +77,13 @@ fn serve(
     recipe: Recipe,
     loaded: Loaded,
     dir: RuntimeDir,
+    passed: Vec<OwnedFd>,
     launch: Option<Launch>,
     quiet: bool,
 ) -> Result<Outcome, Outcome> {
     let greeting = (recipe == Recipe::BuiltIn && !quiet).then(|| GREETING.to_owned());
     let mut launch = launch;
-    match prepare(recipe, &loaded, dir, &mut launch, greeting) {
+    match prepare(recipe, &loaded, dir, passed, &mut launch, greeting) {
         Ok(master) => Ok(master.run(loaded)),
         Err(outcome) => {
             if let Some(launch) = launch {
@@ -88,6 +98,7 @@ fn prepare(
     recipe: Recipe,
     loaded: &Loaded,
     dir: RuntimeDir,
+    passed: Vec<OwnedFd>,
     launch: &mut Option<Launch>,
     greeting: Option<String>,
 ) -> Result<Master, Outcome> {
@@ -98,8 +109,24 @@ fn prepare(
         .map_err(|error| failed(format!("cannot lock {}: {error}", dir.lock().display())))?
         .map_err(|holder| runs_already(&dir, holder))?;
     let orphans = Orphans::find(&dir, &log);
-    Master::new(Start { recipe, dir, lock, log, launch: launch.take(), orphans, greeting })
+    let passed = listeners_of(passed, orphans.is_some(), &log).map_err(failed)?;
+    Master::new(Start { recipe, dir, lock, log, launch: launch.take(), orphans, passed, greeting })
         .map_err(|error| failed(format!("cannot start: {error}")))
+}
+
+/// What was passed, as listeners. What cannot be one is closed.
+fn listeners_of(passed: Vec<OwnedFd>, has_orphans: bool, log: &Logger) -> Result<Listeners, String> {
+    let known = passed.into_iter().filter_map(|socket| match activation::identify(&socket) {
+        Ok(address) => {
+            info!(log, "a listening socket was passed"; "address" => %address);
+            Some((address, socket))
+        }
+        Err(reason) => {
+            warn!(log, "what was passed cannot be used and is closed: {}", reason; "descriptor" => socket.as_raw_fd());
+            None
+        }
+    });
+    Listeners::passed(known.collect(), if has_orphans { Company::Orphans } else { Company::Nobody })
 }
 
 fn runs_already(dir: &RuntimeDir, holder: Holder) -> Outcome {
