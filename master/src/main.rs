@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod activation;
 mod children;
 mod cli;
 mod cohort;
