@@ -295,6 +295,13 @@ fn what_is_not_answered_is_taken_back() {
 /// what the server's socket holds.
 #[test]
 fn a_tunnel_that_is_full_is_offered_with_its_pipe() {
+    // Whether it is the buffer or the pipe that is full depends on what the kernel took last.
+    assert!((0..10).any(|_| bytes_in_pipe_of_a_full_tunnel() > 0));
+}
+
+/// Has a full tunnel offered, checks that all of it is there, and says how much was in the pipe.
+fn bytes_in_pipe_of_a_full_tunnel() -> u64 {
+    FLOODED.store(0, Ordering::SeqCst);
     let worker = Worker::start("");
     let mut client = worker.connect();
     client.write_all(b"GET /f HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").expect("it reads");
@@ -308,7 +315,7 @@ fn a_tunnel_that_is_full_is_offered_with_its_pipe() {
     let (number, record, mut descriptors) = offer(&line);
     line.answer(number, Answer::Taken).expect("it is there");
     let Record::Tunnel(_, tunnel) = record else { panic!("{record:?}") };
-    assert!(tunnel.down.in_pipe > 0 && tunnel.up == Way::default(), "{tunnel:?}");
+    assert!(tunnel.up == Way::default(), "nothing went up");
     let mut came = vec![0; usize::try_from(tunnel.down.moved).expect("a count")];
     client.read_exact(&mut came).expect("what was sent");
     came.extend_from_slice(&tunnel.down.unsent);
@@ -324,6 +331,7 @@ fn a_tunnel_that_is_full_is_offered_with_its_pipe() {
     drop((client, server, line));
     worker.tell(&Command::Stop);
     worker.end();
+    tunnel.down.in_pipe
 }
 
 /// A worker that is stopped in the middle of it has a line for each tunnel that nobody has taken.
