@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use shared::channel::Command;
+use shared::estate::{Link, Message};
 use shared::handover::Handover;
 use shared::ident::Generation;
 use slog::warn;
@@ -42,6 +44,32 @@ impl Master {
                 }
             }
         }
+    }
+
+    /// Has workers that are about to drain hand over to those of another master, which is at the other end of `link`.
+    pub(crate) fn hand_over_across(&self, link: &Link) {
+        for giver in self.children.iter().filter(|child| child.is_worker() && child.is_ready) {
+            let offered = Handover::pair().map_err(io::Error::from).and_then(|(to, from)| {
+                link.send(&Message::Connections(from.into_fd()))?;
+                giver.ask(&Command::HandOver { to: to.into_fd() })
+            });
+            if let Err(error) = offered {
+                warn!(self.log, "connections cannot be handed over: they end with their worker";
+                    "from" => giver.pid(), "reason" => %error);
+            }
+        }
+    }
+
+    /// Has one of the workers that serve, another one each time, take what a worker of another master offers.
+    pub(crate) fn take_over(&mut self, from: OwnedFd) {
+        let Some(serving) = &self.serving else { return };
+        let serves = |child: &&Child| child.is_of(serving.generation) && child.is_ready && !child.is_leaving();
+        let takers: Vec<&Child> = self.children.iter().filter(serves).collect();
+        let Some(taker) = takers.get(self.taken_over % takers.len().max(1)) else { return };
+        if let Err(error) = taker.ask(&Command::TakeOver { from }) {
+            warn!(self.log, "connections cannot be taken over"; "to" => taker.pid(), "reason" => %error);
+        }
+        self.taken_over += 1;
     }
 
     /// A worker that serves has become ready: workers that drain may have lost the one that they gave to.

@@ -14,6 +14,7 @@ mod cycle;
 #[allow(unsafe_code, reason = "fork(2) twice")]
 mod daemon;
 mod handover;
+mod inheritance;
 mod listeners;
 mod lock;
 mod logs;
@@ -21,15 +22,20 @@ mod machine;
 mod orphans;
 mod recipe;
 mod reload;
+mod requests;
 mod rights;
 mod runtime_dir;
 mod service;
 mod signals;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;
+mod stack;
 mod succession;
+mod successor;
 mod supervisor;
 mod swap;
+mod trial;
+mod upgrade;
 mod watchdog;
 
 fn main() -> std::process::ExitCode {

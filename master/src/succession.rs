@@ -30,14 +30,18 @@ impl Master {
             while child.hear().is_some() {}
             match child.role {
                 Role::Proof => self.proved(exit, now),
+                Role::Scribe => {}
                 Role::Control if child.is_leaving() => {}
                 Role::Control => {
                     warn!(self.log, "control ended: {}", exit; "control" => child.pid());
                     self.replace(None, &child, now);
                 }
+                Role::Successor => self.successor_ended(child.pid(), exit, now),
                 Role::Worker { seat, slot, generation } => {
+                    self.watchdog.forget(child.pid());
                     if let Some(zone) = self.zone {
                         zone.release_slot(slot);
+                        self.dir.remove_call(slot);
                     }
                     self.worker_ended(&child, seat, generation, exit, now);
                 }
@@ -47,7 +51,10 @@ impl Master {
 
     fn worker_ended(&mut self, child: &Child, seat: Seat, generation: Generation, exit: Exit, now: Instant) {
         self.swap_lost(child.pid(), generation, exit);
-        let log = self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0));
+        let log = match child.is_adopted() {
+            true => self.log.new(o!("worker" => child.pid())),
+            false => self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0)),
+        };
         if child.is_leaving() {
             info!(log, "a worker has gone: {}", exit);
         } else {
@@ -68,10 +75,8 @@ impl Master {
         if self.stopping.is_some() {
             return;
         }
-        let lived = now.saturating_duration_since(child.born);
-        // Control does not say that it is ready; one that lived a while was.
-        let was_ready = if seat.is_some() { child.is_ready } else { lived >= Duration::from_secs(1) };
-        match self.supervisors.entry(seat).or_default().on_exit(Life { was_ready, lived }) {
+        let life = Life { was_ready: child.is_ready, lived: now.saturating_duration_since(child.born) };
+        match self.supervisors.entry(seat).or_default().on_exit(life) {
             Decision::Respawn(pause) => self.respawns.push((now + pause, seat)),
             Decision::GiveUp(starts) if seat.is_some() => {
                 let reason =
@@ -86,6 +91,9 @@ impl Master {
 
     /// Starts the successors whose time has come.
     pub(crate) fn respawn(&mut self, now: Instant) {
+        if self.zone.is_none() {
+            return;
+        }
         let due: Vec<_> = self.respawns.extract_if(.., |(at, _)| *at <= now).map(|(_, seat)| seat).collect();
         for seat in due {
             let Some(cohort) = self.serving.take() else { return };
@@ -104,7 +112,7 @@ impl Master {
 
     fn start_worker(&mut self, cohort: &Cohort, seat: Seat) -> Result<(), String> {
         let Some(zone) = self.zone else { return Ok(()) };
-        let child = cohort.start_worker(zone, seat, self.lifeline())?;
+        let child = cohort.start_worker(zone, &self.dir, seat, self.lifeline(), false)?;
         info!(self.log, "a worker replaces the one that died"; "worker" => child.pid(), "seat" => seat.0);
         self.children.add(child);
         Ok(())

@@ -1,4 +1,5 @@
-//! The control channel: one `SOCK_SEQPACKET` socketpair between the master and each worker.
+//! The control channel: one `SOCK_SEQPACKET` socketpair between the master and each worker. `control` has one too, by which
+//! it says that it serves.
 //!
 //! A message is a frame: version (1), kind, then the kind's payload; descriptors ride along. Both ends run the same
 //! binary or neighbours in age, so a frame of another version is refused, not guessed at.
@@ -8,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
 use crate::fd;
 use crate::ident::Generation;
@@ -68,6 +69,8 @@ pub enum Command {
         /// The taking end.
         from: OwnedFd,
     },
+    /// The master is the proxy's from now on: its end is not the worker's.
+    Establish,
 }
 
 /// The most sockets in one [`Command::Sockets`].
@@ -90,7 +93,12 @@ pub enum Report {
     Swapped(Generation),
     /// It has let go of everything that this configuration does not name.
     Settled(Generation),
+    /// Where its loop is: addresses of code, the innermost first, at most [`STACK_DEPTH_MAX`].
+    Stack(Vec<u64>),
 }
+
+/// The most addresses of a [`Report::Stack`].
+pub const STACK_DEPTH_MAX: usize = 64;
 
 /// One end of the channel; non-blocking, closed on exec.
 #[derive(Debug)]
@@ -138,6 +146,7 @@ impl Channel {
             Command::Abandon => fd::send(self.as_fd(), &[VERSION, 7], &[]),
             Command::HandOver { to } => fd::send(self.as_fd(), &[VERSION, 8], &[to.as_fd()]),
             Command::TakeOver { from } => fd::send(self.as_fd(), &[VERSION, 9], &[from.as_fd()]),
+            Command::Establish => fd::send(self.as_fd(), &[VERSION, 10], &[]),
         }
     }
 
@@ -177,6 +186,7 @@ impl Channel {
                 8 => Command::HandOver { to: end },
                 _ => Command::TakeOver { from: end },
             })),
+            ([10], 0) => Ok(Some(Command::Establish)),
             _ => Err(invalid("no such command")),
         }
     }
@@ -200,7 +210,25 @@ impl Channel {
             }
             Report::Swapped(generation) => self.send_of(6, *generation, b""),
             Report::Settled(generation) => self.send_of(7, *generation, b""),
+            Report::Stack(addresses) => self.send_stack(addresses),
         }
+    }
+
+    /// [`Report::Stack`], for a signal handler: nothing is allocated and no lock taken. Addresses beyond
+    /// [`STACK_DEPTH_MAX`] are left out.
+    ///
+    /// # Errors
+    /// As [`send_report`](Channel::send_report).
+    pub fn send_stack(&self, addresses: &[u64]) -> io::Result<()> {
+        let mut frame = [0; 2 + 8 * STACK_DEPTH_MAX];
+        frame[..2].copy_from_slice(&[VERSION, 8]);
+        let mut end = 2;
+        for (place, address) in frame[2..].chunks_exact_mut(8).zip(addresses) {
+            place.copy_from_slice(&address.to_ne_bytes());
+            end += place.len();
+        }
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        send(self.as_raw_fd(), &frame[..end], flags).map(drop).map_err(io::Error::from)
     }
 
     fn send_of(&self, kind: u8, generation: Generation, text: &[u8]) -> io::Result<()> {
@@ -227,6 +255,10 @@ impl Channel {
                     6 => Report::Swapped(generation),
                     _ => Report::Settled(generation),
                 }))
+            }
+            [8, addresses @ ..] if addresses.len() % 8 == 0 && addresses.len() <= 8 * STACK_DEPTH_MAX => {
+                let (addresses, _) = addresses.as_chunks();
+                Ok(Some(Report::Stack(addresses.iter().map(|address| u64::from_ne_bytes(*address)).collect())))
             }
             _ => Err(invalid("no such report")),
         }
@@ -313,6 +345,7 @@ mod tests {
         master.send_command(&Command::Abandon).unwrap();
         master.send_command(&Command::HandOver { to: file() }).unwrap();
         master.send_command(&Command::TakeOver { from: file() }).unwrap();
+        master.send_command(&Command::Establish).unwrap();
         let next = || worker.recv_command().unwrap().unwrap();
         assert!(matches!(next(), Command::Sockets { listener: 3, sockets } if sockets.len() == 2));
         assert!(matches!(next(), Command::Prepare { generation: Generation(7), access_log: None, .. }));
@@ -321,11 +354,14 @@ mod tests {
         assert!(matches!(next(), Command::Abandon));
         assert!(matches!(next(), Command::HandOver { .. }));
         assert!(matches!(next(), Command::TakeOver { .. }));
+        assert!(matches!(next(), Command::Establish));
         for report in [
             Report::Prepared(generation),
             Report::Refused(generation, "no".into()),
             Report::Swapped(generation),
             Report::Settled(generation),
+            Report::Stack(Vec::new()),
+            Report::Stack((0..64).map(|number| u64::MAX - number).collect()),
         ] {
             worker.send_report(&report).unwrap();
             assert_eq!(master.recv_report().unwrap(), Some(report));
@@ -335,6 +371,8 @@ mod tests {
     #[test]
     fn reports_arrive_and_long_reasons_are_cut_at_a_character() {
         let (master, worker) = Channel::pair().unwrap();
+        worker.send_stack(&[7; 100]).unwrap();
+        assert_eq!(master.recv_report().unwrap(), Some(Report::Stack(vec![7; STACK_DEPTH_MAX])));
         for report in [Report::Ready, Report::Reopened, Report::Failed("no".into())] {
             worker.send_report(&report).unwrap();
             assert_eq!(master.recv_report().unwrap(), Some(report));

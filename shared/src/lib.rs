@@ -7,6 +7,7 @@
 
 pub mod channel;
 pub mod clock;
+pub mod estate;
 pub mod fd;
 pub mod handover;
 pub mod health;

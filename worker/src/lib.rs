@@ -9,7 +9,7 @@
 //! site
 //! router  middleware  balance  upstream  relay      (strangers to one another)
 //! proto  observe
-//! runtime  message  helper
+//! runtime  message  helper  stack
 //! ```
 
 mod balance;
@@ -28,6 +28,7 @@ mod runtime;
 #[cfg(test)]
 mod simulation;
 mod site;
+pub mod stack;
 mod upstream;
 
 use std::fs::File;
@@ -65,6 +66,13 @@ pub struct Start {
     pub zone: &'static Zone,
     /// Its end of the channel to the master.
     pub channel: Channel,
+    /// A unix socket of packets that is bound in the runtime directory: where another master finds it when this one is
+    /// gone.
+    pub call: OwnedFd,
+    /// The user whose master may come there; root's may as well.
+    pub owner: u32,
+    /// Whether its master may yet give up its place: the worker then ends with it.
+    pub is_on_trial: bool,
     /// For each listener of `config`, its sockets: one a seat, or one.
     pub listeners: Vec<Vec<OwnedFd>>,
     /// Where the access log goes, if there is one.
@@ -80,6 +88,9 @@ pub struct Start {
 /// Returns a code of [`exit`]. What went wrong before it served is reported to the master.
 pub fn run(start: Start) -> i32 {
     let log = start.log.clone();
+    if let Err(error) = stack::tell_by(&start.channel) {
+        slog::warn!(log, "should the loop stand still, it cannot be told where"; "reason" => %error);
+    }
     match command::Worker::start(start) {
         Ok(worker) => worker.run(),
         Err((channel, reason)) => {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use shared::channel::{Channel, Command, Report};
+use shared::estate::call;
 use shared::ident::{Generation, Seat};
 use shared::log::{Format, Target, root};
 use shared::zone::{Catalog, Maxima, Role, Zone};
@@ -88,6 +89,7 @@ fn least_allocations(access_log: &str, request: &[u8], body_bytes: usize) -> u64
     let (ours, channel) = Channel::pair().expect("a channel");
     let file = OpenOptions::new().write(true).open("/dev/null").expect("a sink");
     listener.set_nonblocking(true).expect("a socket");
+    let call = call(None).expect("a socket");
     let worker = thread::spawn(move || {
         IS_COUNTED.set(true);
         let error_log = Target::stderr().expect("standard error");
@@ -102,6 +104,9 @@ fn least_allocations(access_log: &str, request: &[u8], body_bytes: usize) -> u64
             slot,
             zone,
             channel,
+            call,
+            owner: 0,
+            is_on_trial: false,
             listeners,
             access_log,
             log,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared::channel::{Channel, Command, Report};
+use shared::estate::call;
 use shared::handover::{Account, Answer, Client, Handover, Record, Refusal, Tunnel, WINDOW_RECORDS, Way};
 use shared::ident::{Generation, Seat};
 use shared::log::{Format, Target, root};
@@ -64,6 +65,7 @@ impl Worker {
         let log = tempfile::NamedTempFile::new().expect("a file");
         let access_log = Some(log.reopen().expect("the file"));
         listener.set_nonblocking(true).expect("a socket");
+        let call = call(None).expect("a socket");
         let thread = thread::spawn(move || {
             let error_log = Target::stderr().expect("standard error");
             let log = root(&error_log, slog::Level::Error, Format::Text, "worker");
@@ -76,6 +78,9 @@ impl Worker {
                 slot,
                 zone,
                 channel,
+                call,
+                owner: 0,
+                is_on_trial: false,
                 listeners,
                 access_log,
                 log,

@@ -21,6 +21,7 @@ mod signal;
 mod stats;
 mod status;
 mod top;
+mod upgrade;
 
 /// Exit codes, as the help tells them.
 pub(crate) mod exit {
@@ -110,6 +111,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Put a changed configuration into effect; fails with the reason if it is refused
     Reload,
+    /// Put another binary in this one's place, if it does well; else all stays as it is
+    Upgrade(upgrade::UpgradeArgs),
     /// Stop gracefully: finish what runs, within shutdown_timeout
     Quit,
     /// Stop at once
@@ -120,6 +123,12 @@ enum Command {
     Schema,
     /// Print the reference of the configuration, in Markdown
     Reference,
+    /// Take the place of the master at the other end of a link; started by that master
+    #[command(hide = true)]
+    Succeed {
+        /// The link
+        link: i32,
+    },
     /// Serve the demo origins; started by the master, with inherited descriptors
     #[command(hide = true)]
     Control {
@@ -192,6 +201,8 @@ impl Cli {
             Command::Reload => found(&|dir, _| signal::reload(dir, &recipe, quiet)),
             Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
             Command::Stop => found(&|dir, shutdown_timeout| signal::stop(dir, shutdown_timeout, quiet)),
+            Command::Upgrade(args) => found(&|dir, _| upgrade::run(&args, dir, quiet)),
+            Command::Succeed { link } => run::succeed(recipe, link),
             Command::Reopen => found(&|dir, _| signal::reopen(dir)),
             Command::Schema => print(&format!("{:#}", conf::schema())),
             Command::Reference => print(conf::reference().trim_end()),

@@ -21,8 +21,8 @@ use crate::zone::{
 pub struct Snapshot {
     /// Minor version of the layout; what a version lacks reads as zero.
     pub minor: u32,
-    /// The master that made the zone; its incarnation is 0.
-    pub creator: ProcessId,
+    /// The master that made the zone, or took it over; its incarnation is 0.
+    pub master: ProcessId,
     /// Whether that master still runs.
     pub is_supervised: bool,
     /// When the zone was made, monotonic nanoseconds.
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub is_retired: bool,
     /// How the last attempt to load a configuration ended.
     pub verdict: Option<Verdict>,
+    /// How many processes may be in it at once.
+    pub slots: u64,
     /// Who is in a slot.
     pub processes: Vec<Process>,
     /// The sum over all slots, those of processes long gone included.
@@ -154,7 +156,7 @@ impl Snapshot {
         let (mut snapshot, boot) = reader::take(&file).map_err(|damage| damage.of(path))?;
         // A pid of another boot is somebody else's now.
         if boot_id().is_ok_and(|now| now == boot) {
-            snapshot.is_supervised = snapshot.creator.is_alive();
+            snapshot.is_supervised = snapshot.master.is_alive();
             for process in &mut snapshot.processes {
                 process.is_alive = process.id.is_alive();
             }
@@ -190,6 +192,14 @@ impl Snapshot {
             }
         }
         change
+    }
+
+    /// The highest generation that anything here names: the next one has a higher number.
+    #[must_use]
+    pub fn last_generation(&self) -> u64 {
+        let tried = self.verdict.iter().map(|verdict| verdict.generation);
+        let started = self.processes.iter().map(|process| process.generation);
+        tried.chain(started).chain([self.generation]).map(|generation| generation.0).max().unwrap_or(0)
     }
 
     /// The state of the proxy as a whole.

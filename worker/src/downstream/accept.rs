@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 
@@ -172,6 +172,16 @@ impl Gate {
     /// Whether it is of the listener on `address`.
     pub(crate) fn is_at(&self, address: &Address) -> bool {
         self.door.address == *address
+    }
+
+    /// The address of its listener.
+    pub(crate) fn address(&self) -> &Address {
+        &self.door.address
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Takes over what another configuration says of the listener.

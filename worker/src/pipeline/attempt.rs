@@ -57,13 +57,16 @@ enum After {
 impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     /// Tries servers until one has answered or no further try is safe.
     ///
-    /// A request that can't have reached a server (no connection was made) goes to the next one. One that met an idle
-    /// connection which the server had closed goes to the same server on a new connection, once, if it may be repeated:
-    /// its method is idempotent (RFC 9110 §9.2.2) and it has no body, so that nothing of it is lost.
+    /// A request that can't have reached a server (no connection was made) goes to the next one. One whose connection
+    /// ended before a byte of an answer came goes on only if it may be repeated: its method is idempotent (RFC 9110
+    /// §9.2.2) and it has no body, so that nothing of it is lost. If the connection had been idle, the server had closed
+    /// it, and is asked once more on a new one. If it was new, the server has failed, and the next one is asked; but what
+    /// was sent again and failed again is not sent a third time (the same section).
     ///
     /// A tunnel that is to go on elsewhere is returned.
     pub(super) async fn until_answered(&mut self) -> Result<Option<Box<Suspended>>, Fault> {
         let mut last = None;
+        let mut was_repeated = false;
         while self.exchange.attempts() < ATTEMPTS_MAX {
             let is_tried = |server| self.exchange.tried().any(|tried| tried == server);
             let Some(server) = self.asked.site.pick(self.upstream, is_tried) else { break };
@@ -73,21 +76,24 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
                 record::count_fault(failed, fault);
             }
             let mut was_reused = false;
-            let mut outcome = self.once(server, false, &mut was_reused).await;
+            // What was sent once already is not trusted to a connection that may be dead.
+            let mut outcome = self.once(server, was_repeated, &mut was_reused).await;
             if let Err(fault) = &outcome
                 && was_reused
                 && fault.is_unanswered()
                 && self.may_repeat()
             {
                 self.exchange.repeats += 1;
+                was_repeated = true;
                 outcome = self.once(server, true, &mut was_reused).await;
             }
-            match outcome {
-                Err(fault) if fault.side == Side::Server && fault.stage == Stage::Connect => {
-                    last = Some((&server.cells, fault));
-                }
-                other => return other,
+            let Err(fault) = outcome else { return outcome };
+            let is_unsent = fault.side == Side::Server && fault.stage == Stage::Connect;
+            if !is_unsent && (was_repeated || !fault.is_unanswered() || !self.may_repeat()) {
+                return outcome;
             }
+            was_repeated |= !is_unsent;
+            last = Some((&server.cells, fault));
         }
         // An upstream has a server, so there was an attempt.
         Err(last.map_or(Fault::server(Stage::Connect, Kind::Refused), |(_, fault)| fault))
