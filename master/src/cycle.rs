@@ -263,7 +263,7 @@ impl Master {
                 Report::Settled(generation) => {
                     self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
                 }
-                Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
+                Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, &report),
                 Report::Stack(addresses) => self.told_where(pid, &addresses),
                 Report::Ready | Report::Reopened => {}
             }
