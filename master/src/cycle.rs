@@ -339,7 +339,7 @@ impl Master {
                 Report::Settled(generation) => {
                     self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
                 }
-                Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
+                Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, &report),
                 Report::Ready => self.hand_over_to(pid),
                 Report::Stack(addresses) => self.told_where(pid, &addresses),
                 Report::Reopened => {}

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod activation;
+mod ballot;
 mod children;
 mod cli;
 mod cohort;

@@ -76,9 +76,8 @@ impl Change {
     /// When it has taken too long.
     pub(crate) fn deadline(&self) -> Instant {
         match self {
-            Change::Proving { deadline, .. }
-            | Change::Starting { deadline, .. }
-            | Change::Swapping(Swap { deadline, .. }) => *deadline,
+            Change::Proving { deadline, .. } | Change::Starting { deadline, .. } => *deadline,
+            Change::Swapping(swap) => swap.ballot.deadline(),
         }
     }
 }
