@@ -76,12 +76,16 @@ macro_rules! record {
 
 record! {
     /// What a process says of itself; it alone writes.
-    ProcessCells => ProcessTotals, counters at 16, words 23,
+    ProcessCells => ProcessTotals, counters at 16, words 24,
     beside {
         /// What it is doing.
         state: StateCell = 1,
         /// When its loop last said that it turns, monotonic nanoseconds: a worker does four times a second.
         heartbeat: Gauge = 2,
+        /// Which of its connection records is of the exchange that is running right now: the index + 1, or zero.
+        polled: Gauge = 10,
+        /// When it is stopped if it has not finished draining, monotonic nanoseconds; zero while it does not drain.
+        drain_due: Gauge = 11,
     }
     {
         /// Downstream connections that carry an exchange or wait for their first.
@@ -112,12 +116,18 @@ record! {
         idle_evicted: Counter = 21,
         /// Turns of the event loop.
         turns: Counter = 22,
+        /// Requests refused because others like them have killed workers.
+        quarantined: Counter = 23,
     }
 }
 
 record! {
     /// A worker's share of a listener.
-    ListenerCells => ListenerTotals, counters at 4, words 9
+    ListenerCells => ListenerTotals, counters at 4, words 9,
+    beside {
+        /// The listener's index in the zone.
+        index: u32 = 0,
+    }
     {
         /// Connections open.
         active: Gauge = 1,
@@ -136,7 +146,11 @@ record! {
 
 record! {
     /// A worker's share of a route.
-    RouteCells => RouteTotals, counters at 4, words 13
+    RouteCells => RouteTotals, counters at 4, words 13,
+    beside {
+        /// The route's index in the zone.
+        index: u32 = 0,
+    }
     {
         /// Exchanges ended.
         requests: Counter = 4,
@@ -174,6 +188,8 @@ record! {
     beside {
         /// Its health word, shared by all processes: see [`health`](crate::health).
         health: &'static AtomicU64 = 0,
+        /// The server's index in the zone.
+        index: u32 = 0,
     }
     {
         /// Requests in flight.
@@ -242,7 +258,7 @@ mod tests {
             let rows = section.lines().filter(|line| line.contains('`'));
             let written: Vec<&str> =
                 rows.map(|row| row.rsplit_once(" |").unwrap().0.rsplit_once(" |").unwrap().0).collect();
-            let mut fields: Vec<_> = fields.iter().filter(|(_, name)| *name != "health").collect();
+            let mut fields: Vec<_> = fields.iter().filter(|(_, name)| !["health", "index"].contains(name)).collect();
             fields.sort();
             let actual: Vec<String> = fields.iter().map(|(word, name)| format!("| {word} | `{name}`")).collect();
             assert_eq!(written, actual, "{title}");

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use shared::zone::{Flight, Phase};
+
 use super::Downstream;
 use super::accept::Door;
 use super::h1::{Codec, Ended, Opening};
 use crate::message::client::Client;
+use crate::observe::flight::{Berth, Mark};
 use crate::pipeline::Desk;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::clock::{self, SECOND};
@@ -23,6 +26,7 @@ const LINGER_TOTAL: u64 = 10 * SECOND;
 pub(super) struct Connection {
     stream: Stream,
     client: Client,
+    berth: Berth,
     door: Rc<Door>,
     since: u64,
     /// Whether a PROXY protocol header has to come first.
@@ -46,7 +50,9 @@ pub(super) enum Fate {
 impl Connection {
     pub(super) fn new(stream: Stream, peer: Option<SocketAddr>, number: u64, door: &Rc<Door>) -> Connection {
         let local = door.local.or_else(|| stream.local_addr());
-        let client = Client { peer, local, announced: None, number, requests: 0 };
+        let (berth, since) = (door.records.take(), clock::now());
+        berth.flight().open(peer, door.cells.index, since);
+        let client = Client { peer, local, announced: None, number, requests: 0, flight: berth.flight() };
         door.cells.accepted.inc();
         door.cells.active.inc();
         door.process.accepted.inc();
@@ -54,8 +60,9 @@ impl Connection {
         Connection {
             stream,
             client,
+            berth,
             door: Rc::clone(door),
-            since: clock::now(),
+            since,
             awaits_announcement: door.proxy_protocol.get(),
             is_on_trial: false,
             is_idle: false,
@@ -76,6 +83,16 @@ impl Connection {
 
     pub(super) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// What its work is attributed to.
+    pub(super) fn mark(&self) -> Mark {
+        self.berth.mark()
+    }
+
+    /// It waits, and is closed at `due` if nothing comes.
+    pub(super) fn expect_end(&self, due: u64) {
+        self.client.flight.expect_end(due);
     }
 
     /// When it was accepted.
@@ -112,7 +129,12 @@ impl Connection {
                         "client" => ?self.client.peer);
                     return Fate::Over;
                 }
-                Opening::Announced(announced) => self.client.announced = announced,
+                Opening::Announced(announced) => {
+                    self.client.announced = announced;
+                    if let Some((source, _)) = announced {
+                        self.client.flight.announce(source);
+                    }
+                }
             }
             self.awaits_announcement = false;
         }
@@ -127,7 +149,8 @@ impl Connection {
                 }
                 Ended::Closed => return Fate::Over,
                 Ended::Unread => {
-                    linger(&self.stream, codec.timer()).await;
+                    self.client.flight.enter(Phase::Lingering, clock::now());
+                    linger(&self.stream, self.client.flight, codec.timer()).await;
                     return Fate::Over;
                 }
                 Ended::Kept if codec.has_input() || self.stream.source().is_readable() => executor::yield_now().await,
@@ -148,11 +171,12 @@ impl Drop for Connection {
 
 /// Reads and forgets what the client still sends: to close with unread input resets the connection, and the client might
 /// lose the answer (RFC 9112 §9.6).
-async fn linger(stream: &Stream, timer: &Timer) {
+async fn linger(stream: &Stream, flight: Flight, timer: &Timer) {
     if stream.shutdown_write().is_err() {
         return;
     }
     let end = clock::now().saturating_add(LINGER_TOTAL);
+    flight.expect_end(end);
     let mut rest = Buffer::new();
     while clock::now() < end {
         let due = clock::now().saturating_add(LINGER_SILENCE).min(end);

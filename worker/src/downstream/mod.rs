@@ -22,6 +22,7 @@ use conf::model::AccessLogFormat;
 use shared::stats::ProcessCells;
 
 use crate::observe::access::AccessLog;
+use crate::observe::flight::Records;
 use crate::runtime::sync::Signal;
 use crate::runtime::{clock, net};
 use crate::site::{self, Site};
@@ -41,6 +42,7 @@ pub(crate) struct Downstream {
     log: RefCell<Option<AccessLog>>,
     logger: slog::Logger,
     process: ProcessCells,
+    records: Rc<Records>,
     idle: RefCell<IdleTable>,
     drivers: Drivers,
     is_draining: Cell<bool>,
@@ -55,9 +57,15 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
-    pub(crate) fn new(site: Rc<Site>, log: Option<AccessLog>, logger: slog::Logger) -> Rc<Downstream> {
+    pub(crate) fn new(
+        site: Rc<Site>,
+        records: Rc<Records>,
+        log: Option<AccessLog>,
+        logger: slog::Logger,
+    ) -> Rc<Downstream> {
         Rc::new(Downstream {
             process: site.process,
+            records,
             site: RefCell::new(site),
             log: RefCell::new(log),
             logger,

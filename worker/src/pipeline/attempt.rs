@@ -5,6 +5,8 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
+use shared::zone::Phase;
+
 use super::{Asked, Desk};
 use crate::message::body::{End, Respond, Source};
 use crate::message::decimal;
@@ -92,6 +94,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     /// One try on one connection.
     async fn once(&mut self, server: &Rc<Server>, fresh: bool, was_reused: &mut bool) -> Result<(), Fault> {
         self.exchange.attempt_started = clock::now();
+        self.asked.client.flight.ask(server.cells.index, Phase::Waiting, clock::now());
         (self.exchange.upstream_status, self.exchange.header_time) = (None, None);
         self.exchange.upstream_sent = 0;
         self.write_greeting();
@@ -160,8 +163,12 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let mut writer = Writer::new(sending, to_server, request.head.body, sent);
         let presence = reply.presence();
 
-        let upload = pin!(relay::copy(*body, &mut writer));
+        let flight = asked.client.flight;
+        let upload = pin!(relay::copy(*body, &mut writer, |bytes| flight.received(bytes, clock::now())));
         let mut upload = Background::new(upload);
+        if request.head.body != BodyLength::None {
+            flight.enter(Phase::Body, clock::now());
+        }
         let mut interims = 0;
         loop {
             // While the request is still on its way, the server's time to answer has not begun. What came together with an
@@ -169,6 +176,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             if filled(inbox).is_empty() {
                 upload.unless(|cx| lease.stream().poll_readable(cx)).await;
             }
+            flight.enter(Phase::Waiting, clock::now());
             {
                 let limits = asked.site.head_limits;
                 let head = pin!(h1::read_head(receiving, inbox, limits, request.is_head(), response));
@@ -200,7 +208,9 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             reply.flush().await?;
             let server = End { stream: lease.stream(), timer: downward, leading };
             exchange.upstream_received = response.bytes as u64;
-            return tunnel::run(reply.tunnel(), server, limits.tunnel_idle, &exchange.tunnel).await.map(|()| false);
+            flight.enter(Phase::Tunnel, clock::now());
+            let idle = limits.tunnel_idle;
+            return tunnel::run(reply.tunnel(), server, idle, &exchange.tunnel, flight).await.map(|()| false);
         }
         if !matches!(upload.outcome, Some(Ok(()))) {
             // The answer comes before the whole request was read: what is left of it stands before any next one.
@@ -209,7 +219,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let mut reader = Reader::new(receiving, leading, response.body, None, asked.site.head_limits.bytes);
         reply.begin(answer, date.http());
         let outcome = {
-            let download = pin!(relay::copy(&mut reader, *reply));
+            flight.enter(Phase::Sending, clock::now());
+            let download = pin!(relay::copy(&mut reader, *reply, |bytes| flight.sent(bytes, clock::now())));
             let download = pin!(unless_gone(&presence, download));
             // A server that answers may leave the rest of the request unread: how long the answer may take is another
             // limit.

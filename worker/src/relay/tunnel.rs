@@ -8,6 +8,8 @@ use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::task::Poll;
 
+use shared::zone::Flight;
+
 use super::splice::Pipe;
 use crate::message::body::{End, Traffic};
 use crate::message::fault::{Fault, Kind, Side, Stage};
@@ -20,10 +22,20 @@ use crate::runtime::{clock, executor};
 ///
 /// # Errors
 /// What ended it, unless both sides did so in order.
-pub(crate) async fn run(client: End<'_>, server: End<'_>, idle: u64, traffic: &Traffic) -> Result<(), Fault> {
+pub(crate) async fn run(
+    client: End<'_>,
+    server: End<'_>,
+    idle: u64,
+    traffic: &Traffic,
+    flight: Flight,
+) -> Result<(), Fault> {
     let last_move = Cell::new(clock::now());
-    let up = Way { from: &client, to: &server, moved: &traffic.to_server, last_move: &last_move, idle };
-    let down = Way { from: &server, to: &client, moved: &traffic.to_client, last_move: &last_move, idle };
+    flight.expect_end(last_move.get().saturating_add(idle));
+    let note_up = |bytes| flight.received(bytes, clock::now());
+    let note_down = |bytes| flight.sent(bytes, clock::now());
+    let (moved, last_move) = (traffic, &last_move);
+    let up = Way { from: &client, to: &server, moved: &moved.to_server, last_move, idle, flight, note: &note_up };
+    let down = Way { from: &server, to: &client, moved: &moved.to_client, last_move, idle, flight, note: &note_down };
     both(up.run(Side::Client, Side::Server), down.run(Side::Server, Side::Client)).await
 }
 
@@ -34,6 +46,8 @@ struct Way<'a> {
     moved: &'a Cell<u64>,
     last_move: &'a Cell<u64>,
     idle: u64,
+    flight: Flight,
+    note: &'a dyn Fn(u64),
 }
 
 impl Way<'_> {
@@ -99,6 +113,8 @@ impl Way<'_> {
     fn note(&self, count: u64) {
         self.moved.set(self.moved.get() + count);
         self.last_move.set(clock::now());
+        (self.note)(count);
+        self.flight.expect_end(clock::now().saturating_add(self.idle));
     }
 
     /// Waits as long as bytes move in either direction.
