@@ -22,6 +22,7 @@ use crate::control::launch::Control;
 use crate::daemon::{Launch, Outcome};
 use crate::lock::{Lock, PidFile};
 use crate::orphans::Orphans;
+use crate::quarantine::Quarantine;
 use crate::recipe::Recipe;
 use crate::reload::Change;
 use crate::rights::Rights;
@@ -58,6 +59,7 @@ pub(crate) struct Master {
     pub(crate) rests: bool,
     pub(crate) service: Service,
     pub(crate) watchdog: Watchdog,
+    pub(crate) quarantine: Quarantine,
     control: Option<Control>,
     signals: Signals,
     lock: Lock,
@@ -122,6 +124,7 @@ impl Master {
             rests: false,
             service: Service::new(Instant::now()),
             watchdog: Watchdog::default(),
+            quarantine: Quarantine::default(),
             control,
             signals: Signals::register()?,
             lock: start.lock,
@@ -172,6 +175,7 @@ impl Master {
             self.children.press(now);
             self.service.beat(now, &self.log);
             self.watch(now);
+            self.lift_quarantine();
             if self.stopping.is_some() && !self.children.iter().any(Child::is_worker) {
                 // It went last, as workers needed it to drain.
                 self.children.urge(Urgency::Stop, now, Duration::ZERO, |_| true);
@@ -237,7 +241,8 @@ impl Master {
         let retiring = self.retiring.iter().map(|retiring| retiring.at);
         let respawns = self.respawns.iter().map(|(at, _)| *at);
         let deadlines = self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns);
-        deadlines.chain(self.service.deadline()).chain(self.next_watch()).min()
+        let lift = self.next_lift(Instant::now());
+        deadlines.chain(self.service.deadline()).chain(self.next_watch()).chain(lift).min()
     }
 
     fn hear(&mut self) {

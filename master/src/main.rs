@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod black_box;
 mod children;
 mod cli;
 mod cohort;
@@ -18,6 +19,7 @@ mod lock;
 mod logs;
 mod machine;
 mod orphans;
+mod quarantine;
 mod recipe;
 mod reload;
 mod rights;

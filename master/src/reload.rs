@@ -247,6 +247,7 @@ impl Master {
             Some(previous) => self.retire(previous, now),
         }
         self.note_committed();
+        self.clear_quarantine();
         self.respawns.clear();
         self.supervisors.clear();
         self.rests = false;

@@ -150,6 +150,7 @@ impl Master {
             swap.waiting.insert(child.pid());
         }
         self.note_committed();
+        self.clear_quarantine();
     }
 
     fn end_swap(&mut self) {

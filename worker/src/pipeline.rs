@@ -171,6 +171,8 @@ async fn act<S: Source, R: Respond>(
     desk: &mut Desk,
 ) -> Result<(), Fault> {
     let Some(route) = exchange.route.map(|route| &asked.site.routes[route]) else { return Ok(()) };
+    #[cfg(feature = "trial")]
+    crate::middleware::trial::obey(asked.request);
     let limits = &route.limits;
     let deadline = clock::now().saturating_add(limits.exchange);
     body.set_terms(limits.client_body, deadline, limits.body_bytes);

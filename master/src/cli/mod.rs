@@ -14,6 +14,7 @@ use crate::recipe::Recipe;
 use crate::runtime_dir::RuntimeDir;
 
 mod check;
+mod drain;
 mod interval;
 mod plan;
 mod run;
@@ -108,6 +109,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Show what is served since when, by whom, and whether the file has drifted from it
     Status(status::StatusArgs),
+    /// Show which old workers are still there, and what holds them
+    Drain(drain::DrainArgs),
     /// Put a changed configuration into effect; fails with the reason if it is refused
     Reload,
     /// Stop gracefully: finish what runs, within shutdown_timeout
@@ -189,6 +192,7 @@ impl Cli {
             Command::Top(args) => found(&|dir, _| code(top::run(args.clone(), dir.path()))),
             Command::Plan(args) => plan::run(&args, &recipe, self.prefix.as_deref(), quiet),
             Command::Status(args) => found(&|dir, _| status::run(&args, dir, &recipe)),
+            Command::Drain(args) => found(&|dir, _| drain::run(&args, dir)),
             Command::Reload => found(&|dir, _| signal::reload(dir, &recipe, quiet)),
             Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
             Command::Stop => found(&|dir, shutdown_timeout| signal::stop(dir, shutdown_timeout, quiet)),

@@ -69,7 +69,7 @@ pub(crate) mod master {
     /// How many indexes of each kind were ever used: one word a kind.
     pub(crate) const USED: u64 = 8;
     /// Two words: what hashes of requests are keyed with.
-    pub(crate) const KEY: u64 = 12;
+    pub(crate) const KEY: u64 = 14;
     pub(crate) const VERDICT_TEXT: u64 = 16;
     pub(crate) const WORDS: usize = 16 + super::VERDICT_BYTES_MAX / 8;
 }
