@@ -33,7 +33,7 @@ impl Orphans {
         let zone = dir.zone();
         let snapshot = Snapshot::read(&zone)?;
         let workers = snapshot.workers().filter(|process| process.is_alive).map(|process| process.id).collect();
-        Ok(Orphans { zone, master: snapshot.creator, are_retired: snapshot.is_retired, workers })
+        Ok(Orphans { zone, master: snapshot.master, are_retired: snapshot.is_retired, workers })
     }
 
     /// Looks for them on behalf of a new master, and logs what was found.

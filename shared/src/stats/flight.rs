@@ -239,3 +239,74 @@ fn shown(text: &[u8]) -> String {
 fn at(word: u64) -> usize {
     usize::try_from(word).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::{Generation, ProcessId, Seat};
+    use crate::stats::Snapshot;
+    use crate::zone::{Ban, Catalog, Maxima, Role, Zone};
+
+    /// The bytes of a zone with two connections and a request in quarantine.
+    fn image(flights: u32) -> Vec<u8> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("zone");
+        let maxima = Maxima { slots: 3, listeners: 1, routes: 3, upstreams: 2, servers: 2, flights };
+        let zone = Zone::create(&path, maxima, ProcessId::current(0).unwrap()).unwrap();
+        let upstreams = vec![("app".into(), vec!["10.0.0.1:1".into()])];
+        zone.publish(&Catalog { listeners: vec!["l".into()], routes: vec!["api".into()], upstreams }).unwrap();
+        let slot = zone.claim_slot(Role::Worker, Some(Seat(0)), Generation(1)).unwrap();
+        for flight in (0..2).filter_map(|index| zone.flights(slot).get(index)) {
+            flight.open(Some("10.0.0.9:7".parse().unwrap()), 0, 5);
+            flight.begin(1, 9, 6);
+            flight.decide(Some(1), b"GET", b"/a", 0);
+            flight.ask(0, Phase::Waiting, 7);
+        }
+        let quarantine = zone.quarantine().unwrap();
+        let request = Request { route: 1, method: b"GET".to_vec(), path: b"/a".to_vec(), path_length: 2, path_rest: 0 };
+        quarantine.set(&[Ban { fingerprint: 7, request, until_ns: 11 }]);
+        std::fs::read(path).unwrap()
+    }
+
+    fn with_word(bytes: &[u8], at: usize, value: u64) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_sound_record_reads_as_it_was_written() {
+        let image = image(300);
+        let found = connections(&&image[..]).unwrap();
+        assert_eq!(found.iter().map(|connection| connection.index).collect::<Vec<_>>(), [0, 1]);
+        let first = &found[0];
+        assert_eq!((first.client_text().as_str(), first.request_line().as_str()), ("10.0.0.9:7", "GET /a"));
+        assert_eq!((first.listener.as_deref(), first.route.as_deref()), (Some("l"), Some("api")));
+        assert_eq!(first.server, Some(("app".into(), "10.0.0.1:1".into())));
+        assert_eq!((first.phase, first.due_ns, first.is_torn, first.is_cut), (Phase::Waiting, Some(9), false, false));
+        let banned = &Snapshot::parse(&image).unwrap().quarantined[0];
+        assert_eq!((banned.route.as_str(), banned.method.as_str(), banned.path.as_str()), ("api", "GET", "/a"));
+    }
+
+    #[test]
+    fn a_zone_without_records_has_none() {
+        assert_eq!(connections(&&image(0)[..]).unwrap(), []);
+        // Minor version 0 had thirteen sections.
+        let earlier = with_word(&image(2), 24, 13);
+        assert_eq!(connections(&&earlier[..]).unwrap(), []);
+        assert_eq!(Snapshot::parse(&earlier).unwrap().quarantined, []);
+    }
+
+    #[test]
+    fn no_word_that_lies_crashes_the_reader() {
+        let good = image(2);
+        let values = [0, 1, 8, 200, 1 << 31, 1 << 40, i64::MAX.cast_unsigned(), u64::MAX];
+        let in_use = (0..good.len()).step_by(8).filter(|at| *at < 1200 || good[*at..at + 8] != [0; 8]);
+        for (at, value) in in_use.flat_map(|at| values.map(|value| (at, value))) {
+            match connections(&&with_word(&good, at, value)[..]) {
+                Ok(found) => assert!(found.len() <= 6, "word {at} = {value}"),
+                Err(damage) => assert!(!matches!(damage, Damage::Unreadable(_)), "word {at} = {value}: {damage}"),
+            }
+        }
+    }
+}

@@ -38,7 +38,9 @@ pub(super) fn take(source: &dyn Source) -> Result<(Snapshot, u128), Damage> {
     source.words(0, &mut head)?;
     let [.., boot_high, boot_low, pid, start_time, created_ns] = head;
     snapshot.minor = minor;
-    snapshot.creator = process_id(pid, start_time, 0);
+    if snapshot.master.pid == 0 {
+        snapshot.master = process_id(pid, start_time, 0);
+    }
     snapshot.created_ns = created_ns;
     snapshot.taken_ns = monotonic_ns();
     Ok((snapshot, u128::from(boot_high) << 64 | u128::from(boot_low)))
@@ -60,6 +62,7 @@ impl Reader<'_> {
         let words = self.record::<{ master::WORDS }>(self.layout.master(), 0)?;
         let mut snapshot = Snapshot {
             generation: Generation(words[at(master::GENERATION)]),
+            master: process_id(words[at(master::HOLDER_PID)], words[at(master::HOLDER_START)], 0),
             is_retired: words[at(master::RETIRED)] != 0,
             verdict: verdict(&words)?,
             ..Snapshot::default()

@@ -21,8 +21,8 @@ use crate::zone::{
 pub struct Snapshot {
     /// Minor version of the layout; what a version lacks reads as zero.
     pub minor: u32,
-    /// The master that made the zone; its incarnation is 0.
-    pub creator: ProcessId,
+    /// The master that made the zone, or took it over; its incarnation is 0.
+    pub master: ProcessId,
     /// Whether that master still runs.
     pub is_supervised: bool,
     /// When the zone was made, monotonic nanoseconds.
@@ -175,7 +175,7 @@ impl Snapshot {
         let (mut snapshot, boot) = reader::take(&file).map_err(|damage| damage.of(path))?;
         // A pid of another boot is somebody else's now.
         if boot_id().is_ok_and(|now| now == boot) {
-            snapshot.is_supervised = snapshot.creator.is_alive();
+            snapshot.is_supervised = snapshot.master.is_alive();
             for process in &mut snapshot.processes {
                 process.is_alive = process.id.is_alive();
             }

@@ -76,6 +76,10 @@ pub enum Damage {
     },
     /// Its major version is another one.
     OtherMajor(u64),
+    /// A section of this number has no room for the records of this version.
+    Narrow(u64),
+    /// It was made before the machine was started.
+    OtherBoot,
     /// It contradicts itself.
     Corrupt(String),
     /// It could not be read.
@@ -143,6 +147,10 @@ impl fmt::Display for Damage {
                 f,
                 "has layout version {found}, this sluice reads version {MAJOR}: use the sluice that runs the proxy"
             ),
+            Damage::Narrow(section) => {
+                write!(f, "has no room in its section {section} for what this sluice writes: it cannot be shared")
+            }
+            Damage::OtherBoot => f.write_str("is of another boot of this machine: nobody is in it"),
             Damage::Corrupt(what) => write!(f, "is corrupted: {what}; restarting the proxy makes a new zone"),
             Damage::Unreadable(error) => write!(f, "cannot be read: {error}"),
         }

@@ -33,6 +33,11 @@ pub const NAME_BYTES_MAX: usize = 192;
 /// The most bytes of a verdict's text.
 pub const VERDICT_BYTES_MAX: usize = 1024;
 
+/// The version word of a zone of this major and that minor version.
+pub(crate) fn version(minor: u32) -> u64 {
+    u64::from(MAJOR) << 32 | u64::from(minor)
+}
+
 /// Words of the header.
 pub(crate) mod header {
     pub(crate) const MAGIC: u64 = 0;
@@ -70,6 +75,9 @@ pub(crate) mod master {
     pub(crate) const USED: u64 = 8;
     /// Two words: what hashes of requests are keyed with.
     pub(crate) const KEY: u64 = 14;
+    /// The master that holds the zone, if it is not the creator; zero in minor version 0. The start time is stored first.
+    pub(crate) const HOLDER_PID: u64 = 12;
+    pub(crate) const HOLDER_START: u64 = 13;
     pub(crate) const VERDICT_TEXT: u64 = 16;
     pub(crate) const WORDS: usize = 16 + super::VERDICT_BYTES_MAX / 8;
 }
@@ -259,15 +267,40 @@ impl Layout {
         Ok(layout)
     }
 
+    /// This layout, written by another minor version, as this one uses it: records reach as far as both know, or as the
+    /// room between them allows.
+    ///
+    /// # Errors
+    /// The number of a section that this version needs and that has no room for its records.
+    pub(crate) fn grown(&self) -> Result<Layout, u64> {
+        let small = Maxima { slots: 1, listeners: 1, routes: 1, upstreams: 1, servers: 1, flights: 1 };
+        let Ok(own) = Layout::plan(&small) else { return Err(0) };
+        let mut grown = self.clone();
+        for ((id, section), own) in (1u64..).zip(&mut grown.sections).zip(&own.sections) {
+            if section.stride > 0 && own.record > section.stride {
+                return Err(id);
+            }
+            section.record = section.record.max(own.record).min(section.stride);
+        }
+        Ok(grown)
+    }
+
     /// The words of header and directory that follow from the layout: offset and value.
     pub(crate) fn words(&self) -> Vec<(u64, u64)> {
         let mut words = vec![
             (header::MAGIC * 8, MAGIC),
-            (header::VERSION * 8, u64::from(MAJOR) << 32 | u64::from(MINOR)),
+            (header::VERSION * 8, version(MINOR)),
             (header::LENGTH * 8, self.bytes),
             (header::SECTIONS * 8, SECTIONS as u64),
         ];
-        for (index, section) in (0u64..).zip(&self.sections) {
+        words.extend(self.directory());
+        words
+    }
+
+    /// The words of the directory, of sections that the file has: offset and value.
+    pub(crate) fn directory(&self) -> Vec<(u64, u64)> {
+        let mut words = Vec::new();
+        for (index, section) in (0u64..).zip(&self.sections).filter(|(_, section)| section.stride > 0) {
             let entry = [index + 1, SECTION_VERSION, section.offset, section.stride, section.count, section.record];
             let at = DIRECTORY_AT + index * ENTRY_BYTES;
             words.extend((0u64..).zip(entry).map(|(word, value)| (at + word * 8, value)));

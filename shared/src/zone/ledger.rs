@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::Entry;
 use super::error::ZoneError;
@@ -52,6 +52,17 @@ struct Claim {
     publication: u64,
 }
 
+/// A row as another master left it: input, as workers can write there.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) kind: Kind,
+    pub(super) index: u32,
+    /// The last publication that named it; zero for an index that is free.
+    pub(super) named: u64,
+    pub(super) key: String,
+    pub(super) blocks: Vec<(Slot, u64)>,
+}
+
 /// Where an object goes.
 #[derive(Debug)]
 pub(super) struct Placement {
@@ -84,6 +95,45 @@ pub(super) enum Ground {
 }
 
 impl Ledger {
+    /// The book of a master that takes over: `rows`, by rising index in each kind, and who is in which slot. What
+    /// contradicts itself is not believed: an object whose name another one has is forgotten, and so is a block of the
+    /// `blocks_max` that has an owner already. Of what a process may hold nothing is known: it may be all there is.
+    pub(super) fn rebuilt(
+        publication: u64,
+        incarnation: u64,
+        blocks_max: u64,
+        rows: Vec<Found>,
+        claims: &[(Slot, Role)],
+    ) -> Ledger {
+        let mut ledger = Ledger { publication, incarnation, ..Ledger::default() };
+        let mut owned = BTreeSet::new();
+        for Found { kind, index, named, key, blocks } in rows {
+            let table = &mut ledger.tables[kind as usize];
+            table.rows.resize_with(index as usize + 1, Row::default);
+            let blocks = blocks.into_iter().filter(|(_, block)| *block < blocks_max && owned.insert(*block)).collect();
+            let is_known = named != 0 && !table.by_key.contains_key(&key);
+            if is_known {
+                table.by_key.insert(key.clone(), index);
+            }
+            let (key, named) = if is_known { (key, named.min(publication)) } else { (String::new(), 0) };
+            table.rows[index as usize] = Row { key, named, blocks };
+        }
+        ledger.blocks = owned.last().map_or(0, |last| last + 1);
+        ledger.claims = claims.iter().map(|(slot, role)| (*slot, Claim { role: *role, publication: 1 })).collect();
+        ledger
+    }
+
+    /// What this book knows better than one that was rebuilt: since when the processes in `slots`, and those of each
+    /// generation, know their objects.
+    pub(super) fn remember(&mut self, slots: &[Slot], earlier: &Ledger) {
+        for slot in slots {
+            if let (Some(claim), Some(known)) = (self.claims.get_mut(slot), earlier.claims.get(slot)) {
+                *claim = *known;
+            }
+        }
+        self.generations.clone_from(&earlier.generations);
+    }
+
     /// Where every entry goes. Decides, and changes nothing.
     ///
     /// # Errors

@@ -24,6 +24,11 @@ impl Map {
     /// Makes `file` `bytes` long, all of it hole, and maps it.
     pub(super) fn new(file: File, bytes: u64) -> io::Result<Map> {
         file.set_len(bytes)?;
+        Map::of(file, bytes)
+    }
+
+    /// Maps the first `bytes` of `file`, which must be as long: whoever made it never shortens it.
+    pub(super) fn of(file: File, bytes: u64) -> io::Result<Map> {
         let length = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let memory = MmapOptions::new().len(length).map_raw(&file)?;
         Ok(Map { memory, file })

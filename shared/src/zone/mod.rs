@@ -6,7 +6,7 @@
 //! | word | writer | repaired by |
 //! |---|---|---|
 //! | header, directory | the creator, before the file has its name | nobody: it never changes |
-//! | master record | the master; `retired` another master | its next store |
+//! | master record | the master; `retired` another master | its next store, or that of the master which takes over |
 //! | slot record | the master | the master: claim and release store `claimed` last |
 //! | process record, cells | the process in the slot | gauges and state: the master, once the exit was reaped |
 //! | word 0 of cells | the master | its next publication |
@@ -32,6 +32,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::clock::monotonic_ns;
 use crate::ident::{Generation, ProcessId, Slot, boot_id};
 
+mod adoption;
 mod bearings;
 mod catalog;
 mod cell;
@@ -53,6 +54,7 @@ mod role;
 mod slot;
 pub(crate) mod source;
 
+pub use adoption::Stranger;
 pub use catalog::{Catalog, NO_ROUTE};
 pub use cell::{Counter, Gauge, Histogram, State, StateCell};
 pub use error::{Damage, ZoneError};
@@ -138,18 +140,27 @@ impl Zone {
         make().unwrap_or_else(|error: ZoneError| panic!("{error}"))
     }
 
-    /// Says to whoever still maps the zone file `path` that another master runs now, if `creator` made it. Another one's is
-    /// left alone: it may have come meanwhile.
+    /// Says to whoever still maps the zone file `path` that another master runs now, if its master is the one `whose`
+    /// it is said to be. Another one's is left alone: it may have come meanwhile.
     ///
     /// # Errors
     /// When the file is no zone of this version, or may not be written.
-    pub fn retire_file(path: &Path, creator: ProcessId) -> Result<(), ZoneError> {
+    pub fn retire_file(path: &Path, whose: ProcessId) -> Result<(), ZoneError> {
         let failed = |source| ZoneError::Io { doing: "retire", path: path.to_owned(), source };
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
         let (layout, _) = Layout::read(&file).map_err(|damage| damage.of(path))?;
         let word = |word: u64| Source::word(&file, word * 8).map_err(failed);
-        let is_its = word(header::CREATOR_PID)? == u64::try_from(creator.pid).unwrap_or(0)
-            && word(header::CREATOR_START)? == creator.start_time;
+        let section = layout.master();
+        let of_master = |word: u64| match section.count == 1 && section.record > word * 8 {
+            true => Source::word(&file, section.at(0) + word * 8).map_err(failed),
+            false => Ok(0),
+        };
+        let (holder, creator) = (of_master(master::HOLDER_PID)?, word(header::CREATOR_PID)?);
+        let (pid, start) = match holder {
+            0 => (creator, word(header::CREATOR_START)?),
+            holder => (holder, of_master(master::HOLDER_START)?),
+        };
+        let is_its = pid == u64::try_from(whose.pid).unwrap_or(0) && start == whose.start_time;
         if is_its && layout.master().count == 1 && layout.master().record > master::RETIRED * 8 {
             let at = layout.master().at(0) + master::RETIRED * 8;
             file.write_all_at(&1u64.to_ne_bytes(), at).map_err(failed)?;

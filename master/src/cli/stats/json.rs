@@ -26,7 +26,7 @@ pub(super) fn render(view: &View) -> String {
         "condition": now.condition().name(),
         "generation": now.generation.0,
         "verdict": verdict,
-        "master": {"pid": now.creator.pid, "alive": now.is_supervised},
+        "master": {"pid": now.master.pid, "alive": now.is_supervised},
         "uptime_seconds": seconds(now.taken_ns.saturating_sub(now.created_ns)),
         "zone_version": format!("{}.{}", shared::zone::MAJOR, now.minor),
         "totals": writer.fields(&now.totals, change.map(|change| &change.totals)),

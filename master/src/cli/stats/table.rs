@@ -41,7 +41,7 @@ pub(crate) fn head(now: &Snapshot) -> String {
         head += &format!(", generation {}, {serving} of {} workers serving, up {up}", now.generation, workers.count());
     }
     if now.is_supervised {
-        head += &format!(", master {}", now.creator.pid);
+        head += &format!(", master {}", now.master.pid);
     }
     head.push('\n');
     if let Some(verdict) = &now.verdict {

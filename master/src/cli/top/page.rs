@@ -74,7 +74,7 @@ fn title(now: &Snapshot) -> Line<'static> {
             "  generation {}   {serving}/{} workers   up {up}   master {}",
             now.generation,
             workers.count(),
-            if now.is_supervised { now.creator.pid.to_string() } else { "gone".into() },
+            if now.is_supervised { now.master.pid.to_string() } else { "gone".into() },
         )),
     ])
 }
