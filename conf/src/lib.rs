@@ -13,6 +13,7 @@ pub mod diff;
 pub mod model;
 pub mod problem;
 pub mod reference;
+pub mod shadow;
 pub mod source;
 pub mod template;
 pub mod value;
@@ -20,6 +21,8 @@ pub mod value;
 mod effective;
 mod field;
 mod form;
+#[cfg(test)]
+mod generated;
 mod leaf;
 mod node;
 mod pattern;

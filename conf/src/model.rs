@@ -246,7 +246,7 @@ pub enum HostPattern {
 }
 
 /// A path, compared byte for byte after normalisation (percent-decoding of unreserved characters, dot segments).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PathPattern {
     /// This path.
     Exact(String),

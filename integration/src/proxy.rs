@@ -239,6 +239,14 @@ impl Proxy {
         status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
     }
 
+    /// The master that was started has ended by itself in favour of another one: that is the master from now on.
+    #[track_caller]
+    pub fn follow_master(&mut self) {
+        assert_eq!(self.wait_exit(), 0, "the earlier master's end");
+        self.master = None;
+        self.ended = false;
+    }
+
     /// Kills everything of this proxy at once, as when the machine fails.
     pub fn kill(&mut self) {
         for process in self.processes() {

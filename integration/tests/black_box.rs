@@ -68,6 +68,15 @@ fn a_request_that_killed_three_workers_is_refused_until_a_reload() {
     assert!(banned["seconds_left"].as_u64().is_some_and(|left| left > 500 && left <= 600), "{banned}");
     assert!(proxy.run(["status"]).output().contains("quarantine: GET /poison of route rest is refused for another"));
     assert_eq!(proxy.stats().total("quarantined"), 1);
+    // An operator may know better.
+    assert!(proxy.run(["quarantine"]).output().contains("GET /poison of route rest"));
+    proxy.run(["quarantine", "--clear"]).output();
+    assert_eq!(proxy.client().get("/poison").status(), 200);
+    assert_eq!(proxy.run(["quarantine"]).output(), "no request is in quarantine\n");
+    for _ in 0..3 {
+        crash(&proxy, "/poison", "segv");
+    }
+    assert_eq!(proxy.client().get("/poison").status(), 503);
     // What the file says now may have mended it.
     proxy.reload(&format!("{text}shutdown_timeout: 7s\n")).output();
     assert_eq!(proxy.client().get("/poison").status(), 200);
@@ -81,6 +90,9 @@ fn a_worker_that_is_killed_from_outside_has_last_words_too() {
     let mut client = proxy.client();
     client.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n");
     receive(&asked);
+    // Once the loop has turned, the exchange waits.
+    let turns = proxy.stats().total("turns");
+    eventually("a turn", || proxy.stats().total("turns") > turns);
     proxy.workers()[0].signal(Signal::SIGKILL);
     proxy.wait_log("it was at work on no exchange");
     proxy.wait_log("cut with it: GET /long of route all for 127.0.0.1:");

@@ -50,7 +50,7 @@ fn of<'v>(worker: &'v Value, client: &Wire) -> &'v Value {
 fn what_holds_an_old_worker_is_told_even_when_that_is_stopped() {
     let (origin, go) = origin();
     let proxy = Proxy::before_with(&origin, "shutdown_timeout: 1h");
-    let (mut tunnel, mut slow, mut idle) = (proxy.client(), proxy.client(), proxy.client());
+    let (mut tunnel, mut slow, idle) = (proxy.client(), proxy.client(), proxy.client());
     tunnel.send("GET /socket HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
     assert_eq!(tunnel.head().status(), 101);
     tunnel.send("twelve bytes");
@@ -66,21 +66,28 @@ fn what_holds_an_old_worker_is_told_even_when_that_is_stopped() {
         origin.address()
     );
     proxy.reload(&text).output();
-    // The idle one goes as it drains.
-    idle.closed();
-    let shown = until("an old worker with two connections", || {
+    // What can move moves to the new worker, and has its record there.
+    let shown = until("an old worker with one connection", || {
         let shown = drain(&proxy, []);
         let held = worker(&shown).is_some_and(|worker| {
-            worker["state"] == "draining" && worker["connections"].as_array().is_some_and(|all| all.len() == 2)
+            worker["state"] == "draining" && worker["connections"].as_array().is_some_and(|all| all.len() == 1)
         });
         held.then_some(shown)
     });
+    let all = drain(&proxy, ["--all"]);
+    let new = &all["cohorts"][1]["workers"][0];
+    assert_eq!((&of(new, &idle)["state"], &of(new, &idle)["requests"]), (&"idle".into(), &0.into()));
+    tunnel.send("more");
+    assert_eq!(tunnel.exactly(4), b"more");
+    eventually("more", || of(&drain(&proxy, ["--all"])["cohorts"][1]["workers"][0], &tunnel)["bytes_out"] == 16);
+    let all = drain(&proxy, ["--all"]);
+    let new = &all["cohorts"][1]["workers"][0];
     assert_eq!((&shown["generation"], &shown["cohorts"][0]["generation"]), (&2.into(), &1.into()));
     let there = worker(&shown).expect("a worker");
     assert_eq!(there["pid"], old.0);
     assert!(there["resident_bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{there}");
     assert!(there["stopped_in_seconds"].as_u64().is_some_and(|left| left > 3000 && left <= 3600), "{there}");
-    let (socket, answer) = (of(there, &tunnel), of(there, &slow));
+    let (socket, answer) = (of(new, &tunnel), of(there, &slow));
     for (connection, state, path, requests) in
         [(socket, "tunnel", "/socket", 1), (answer, "waiting for upstream", "/slow", 1)]
     {
@@ -88,7 +95,7 @@ fn what_holds_an_old_worker_is_told_even_when_that_is_stopped() {
         assert_eq!((&connection["route"], &connection["protocol"]), (&"all".into(), &"http/1".into()));
         assert_eq!((&connection["server"], &connection["requests"]), (&origin.address().into(), &requests.into()));
     }
-    assert_eq!((&socket["bytes_in"], &socket["bytes_out"]), (&12.into(), &12.into()));
+    assert_eq!((&socket["bytes_in"], &socket["bytes_out"]), (&16.into(), &16.into()));
     assert_eq!((&answer["ends_by"], &answer["ends_in_seconds"]), (&"its answer, then close".into(), &Value::Null));
     assert_eq!(socket["ends_by"], "tunnel_idle");
 
@@ -106,7 +113,6 @@ fn what_holds_an_old_worker_is_told_even_when_that_is_stopped() {
     let last = slow.response();
     assert_eq!((last.text().as_str(), last.head.field("connection")), ("done", Some("close")));
     slow.closed();
-    tunnel.finish();
     eventually("nobody is old", || proxy.run(["drain"]).output().contains("no old worker is left"));
 }
 
@@ -146,6 +152,39 @@ fn connections_of_workers_that_serve_are_shown_when_asked_for() {
     eventually("it is gone", || {
         worker(&drain(&proxy, ["--all"])).is_some_and(|worker| worker["connections"] == serde_json::json!([]))
     });
+}
+
+#[test]
+fn idle_connections_are_closed_and_old_workers_stopped_by_order() {
+    let (origin, _go) = origin();
+    let proxy = Proxy::before_with(&origin, "worker_processes: 2");
+    let (mut idle, mut tunnel) = (proxy.client(), proxy.client());
+    tunnel.send("GET /socket HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(tunnel.head().status(), 101);
+    let said = proxy.run(["drain", "--close-idle"]).output();
+    assert_eq!(said, "0 workers close connections on which nothing happens\n");
+    let said = proxy.run(["drain", "--close-idle", "--all"]).output();
+    assert_eq!(said, "2 workers close connections on which nothing happens\n");
+    idle.closed();
+    // Whoever has it now carries it on; to stop what is old does not touch who serves.
+    tunnel.send("still");
+    assert_eq!(tunnel.exactly(5), b"still");
+    assert_eq!(proxy.run(["drain", "--kill"]).output(), "0 old workers are stopped\n");
+    let mut slow = proxy.client();
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request at the origin", || origin.requests().len() == 2);
+    let old = proxy.workers();
+    let text = format!(
+        "worker_processes: 2\nworker_connections: 4000\nupstreams: {{app: {{servers: ['{}']}}}}\n\
+         routes: [{{name: all, match: {{path: {{prefix: /}}}}, upstream: app}}]\n",
+        origin.address()
+    );
+    proxy.reload(&text).output();
+    eventually("one is held", || worker(&drain(&proxy, [])).is_some());
+    assert_eq!(proxy.run(["drain", "--kill"]).output(), "1 old workers are stopped\n");
+    eventually("nobody is old", || proxy.run(["drain"]).output().contains("no old worker is left"));
+    assert!(!old.iter().any(|worker| worker.is_running()));
+    assert!(slow.rest().0.is_empty());
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use integration::{Finished, Proxy};
+use std::net::SocketAddr;
+
+use integration::{Finished, Origin, Proxy, Wire, eventually, ok};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -45,6 +47,86 @@ fn a_plan_is_what_the_reload_then_does() {
     assert_eq!(anew["changes"][0]["path"], "worker_connections", "{anew}");
     assert_eq!(anew["changes"][0]["connections"], 1, "{anew}");
     drop(kept);
+}
+
+/// A route that can match nothing is legal, so `check` warns of it; a plan tells of it when it comes about.
+#[test]
+fn routes_that_would_get_nothing_are_told() {
+    let route =
+        |name: &str, matcher: &str| format!("{{name: {name}, match: {{{matcher}}}, respond: {{body: {name}}}}}");
+    let served = [route("a", "path: /a"), route("old", "path: /old"), route("twice", "path: /old")];
+    let planned = [&[route("new", "path: /a")], &served[..], &[route("some", "hosts: [x.t, y.t], path: /s")]].concat();
+    let planned = [&planned[..], &[route("other", "hosts: [y.t, z.t], path: /s")]].concat();
+    let proxy = Proxy::start(&format!("routes: [{}]", served.join(", ")));
+    proxy.configure(&format!("routes: [{}]", planned.join(", ")));
+    let page = proxy.run(["plan"]);
+    assert_eq!(page.code, 2, "{page:?}");
+    for part in [
+        "+ routes[new]  (live, before all others)",
+        "+ routes[some]  (live, after twice)",
+        "! routes[a]  (shadowed)\n    no request reaches this route: `new`, before it, takes the same hosts and path",
+        "! routes[other]  (shadowed)\n    requests for y.t go to the route `some`",
+    ] {
+        assert!(page.stdout.contains(part), "no {part} in {}", page.stdout);
+    }
+    assert!(!page.stdout.contains("routes[twice]"), "it is shadowed already: {}", page.stdout);
+    let told = json(proxy.run(["plan", "--json"]));
+    let shadowed = serde_json::json!([
+        {"route": "a", "whole": true, "hosts": [], "by": ["new"]},
+        {"route": "other", "whole": false, "hosts": ["y.t"], "by": ["some"]},
+    ]);
+    assert_eq!(told["shadowed"], shadowed);
+    assert_eq!(told["changes"][0]["kind"], "added", "{told}");
+    assert_eq!(told["changes"][0]["to"]["match"]["path"]["prefix"], "/a", "{told}");
+
+    let warned = proxy.run(["check"]);
+    assert!(warned.stderr.contains("no request reaches this route: `new`"), "{warned:?}");
+    assert_eq!(proxy.client().get("/a").text(), "a");
+    proxy.run(["reload"]).output();
+    assert_eq!(proxy.client().get("/a").text(), "new", "as was told");
+}
+
+/// The connections that a plan tells of are those that are open.
+#[test]
+fn connections_are_counted_where_the_change_is() {
+    let origin = Origin::answering(ok("x"));
+    let server = origin.address();
+    let text = |listeners: &str, server: &str, more: &str| {
+        format!(
+            "listeners: [{{address: '127.0.0.1:{{port}}'}}{listeners}]\n\
+             routes: [{{name: all, match: {{path: /}}, upstream: app}}]\n\
+             upstreams:\n  app: {{servers: [{server}]}}\n{more}"
+        )
+    };
+    let other = ", {address: '127.0.0.1:{other_port}'}";
+    let proxy = Proxy::start(&text(other, &format!("'{server}'"), "  spare: {servers: ['unix:/none']}"));
+    let mut kept: Vec<Wire> = vec![proxy.client()];
+    kept.extend((0..2).map(|_| Wire::tcp(SocketAddr::new(proxy.address().ip(), proxy.other_port()))));
+    eventually("each has been answered, and one connection to the server is left", || {
+        kept.iter_mut().for_each(|client| drop(client.get("/")));
+        proxy.stats().total("connections_idle") == 3
+    });
+    let idle = || proxy.stats().named("upstreams", "app")["servers"][0]["idle"].as_u64();
+    assert!(idle() >= Some(1));
+
+    proxy.configure(&text("", &format!("'{server}'"), "timeouts: {keep_alive: 10s}"));
+    let told = json(proxy.run(["plan", "--json"]));
+    let changes = told["changes"].as_array().expect("changes");
+    let found: Vec<_> = changes.iter().map(|it| (it["path"].clone(), it["connections"].clone())).collect();
+    let listener = format!("listeners[127.0.0.1:{}]", proxy.other_port());
+    let expected = [
+        (Value::from(listener), Value::from(2)),
+        ("upstreams.spare".into(), Value::from(0)),
+        ("timeouts.keep_alive".into(), Value::from(3)),
+    ];
+    assert_eq!(found, expected, "{told}");
+
+    // They are told of, not closed.
+    proxy.run(["reload"]).output();
+    kept.iter_mut().for_each(|client| assert_eq!(client.get("/").text(), "x"));
+    proxy.configure(&text("", &format!("{{address: '{server}', weight: 2}}"), "timeouts: {keep_alive: 10s}"));
+    let told = json(proxy.run(["plan", "--json"]));
+    assert_eq!(told["changes"][0]["connections"].as_u64(), idle(), "{told}");
 }
 
 #[test]

@@ -153,6 +153,45 @@ fn a_fresh_connection_that_dies_is_a_bad_gateway() {
     assert_eq!(origin.connections(), 1);
 }
 
+/// RFC 9110 §9.2.2: with another server to ask, a request that may be repeated is, once; no other is.
+#[test]
+fn a_fresh_connection_that_dies_sends_a_replayable_request_to_the_next_server() {
+    let dying = || {
+        Origin::start(|mut wire, _| {
+            wire.request();
+        })
+    };
+    let text = |origins: &[&Origin]| {
+        let servers: Vec<_> = origins.iter().map(|origin| format!("'{}'", origin.address())).collect();
+        format!(
+            "upstreams: {{app: {{servers: [{}]}}}}\nroutes: [{{match: {{path: /}}, upstream: app}}]",
+            servers.join(", ")
+        )
+    };
+    let (first, well) = (dying(), Origin::answering(ok("well")));
+    let proxy = Proxy::start(&text(&[&first, &well]));
+    for _ in 0..2 {
+        assert_eq!(proxy.client().get("/").text(), "well");
+    }
+    assert_eq!(first.connections(), 1, "the turn of the one that dies came once");
+    let retries = proxy.stats().named("upstreams", "app")["retries"].clone();
+    assert_eq!(retries, 1, "it is counted");
+    let mut client = proxy.client();
+    let statuses: Vec<u16> = (0..2)
+        .map(|_| {
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+            client.response().status()
+        })
+        .collect();
+    assert!(statuses.contains(&502) && statuses.contains(&200), "{statuses:?}");
+
+    // A third server is not asked: what is sent twice and kills whom it reaches is no business of the next.
+    let servers = [dying(), dying(), dying()];
+    let proxy = Proxy::start(&text(&[&servers[0], &servers[1], &servers[2]]));
+    assert_eq!(proxy.client().get("/").status(), 502);
+    assert_eq!(servers.iter().map(Origin::connections).sum::<usize>(), 2);
+}
+
 /// Every idle connection is dead, as after a restart of the origin: the next request gets through at once.
 #[test]
 fn a_restarted_origin_costs_no_request() {

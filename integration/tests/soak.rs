@@ -3,14 +3,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use integration::{Origin, Proxy, Wire, eventually};
+use integration::{Origin, Proxy, Wire, eventually, until};
 use nix::sys::signal::Signal;
 
 /// Clients of each kind.
@@ -107,33 +107,44 @@ fn exchange(wire: &mut Wire, ledger: &Ledger, extra: &str, body: &[&str]) -> boo
 
 /// Puts load on the proxy at `address` by connections that are new, kept, slow and tunnels, while `happening` goes on.
 fn under_load(address: SocketAddr, happening: impl FnOnce(&Ledger)) -> Ledger {
-    let ledger = Ledger::default();
     let connect = || Wire::tcp(address);
+    let open = || {
+        let mut wire = connect();
+        wire.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+        assert_eq!(wire.head().status(), 101);
+        wire
+    };
+    let kinds: [&Kind<'_>; 4] = [
+        &|ledger| {
+            ledger.run("new", connect, |wire| {
+                exchange(wire, ledger, "Connection: close\r\n", &[]);
+                false
+            });
+        },
+        &|ledger| ledger.run("kept", connect, |wire| exchange(wire, ledger, "", &[])),
+        &|ledger| ledger.run("slow", connect, |wire| exchange(wire, ledger, "", &["one ", "two ", "three"])),
+        &|ledger| {
+            ledger.run("tunnel", open, |wire| {
+                let name = ledger.name();
+                wire.send(&name);
+                assert_eq!(wire.exactly(name.len()), name.as_bytes());
+                thread::sleep(Duration::from_millis(1));
+                true
+            });
+        },
+    ];
+    loaded(&kinds, happening)
+}
+
+/// A client, until the load is over.
+type Kind<'a> = dyn Fn(&Ledger) + Sync + 'a;
+
+/// Runs clients of each of these kinds while `happening` goes on.
+fn loaded(kinds: &[&Kind<'_>], happening: impl FnOnce(&Ledger)) -> Ledger {
+    let ledger = Ledger::default();
     thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                ledger.run("new", connect, |wire| {
-                    exchange(wire, &ledger, "Connection: close\r\n", &[]);
-                    false
-                });
-            });
-            scope.spawn(|| ledger.run("kept", connect, |wire| exchange(wire, &ledger, "", &[])));
-            scope.spawn(|| ledger.run("slow", connect, |wire| exchange(wire, &ledger, "", &["one ", "two ", "three"])));
-            scope.spawn(|| {
-                let open = || {
-                    let mut wire = connect();
-                    wire.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
-                    assert_eq!(wire.head().status(), 101);
-                    wire
-                };
-                ledger.run("tunnel", open, |wire| {
-                    let name = ledger.name();
-                    wire.send(&name);
-                    assert_eq!(wire.exactly(name.len()), name.as_bytes());
-                    thread::sleep(Duration::from_millis(1));
-                    true
-                });
-            });
+        for kind in kinds.iter().flat_map(|kind| [*kind; CLIENTS]) {
+            scope.spawn(|| kind(&ledger));
         }
         let happened = catch_unwind(AssertUnwindSafe(|| {
             ledger.moves_on();
@@ -232,6 +243,55 @@ fn a_killed_worker_takes_only_what_was_in_its_hands() {
         let gauges = ["requests_active", "connections_active", "connections_idle"];
         gauges.into_iter().all(|gauge| stats.total(gauge) == 0)
     });
+}
+
+/// The demo origins are in `control`. The master keeps their sockets: what comes while there is none waits in the queue,
+/// and what was in the hands of the killed one is asked again, as it may be repeated.
+#[test]
+fn a_killed_control_costs_no_request_that_may_be_repeated() {
+    let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+    if TcpListener::bind(address).is_err() {
+        eprintln!("{address} is taken by another program: kills of control were not tried");
+        return;
+    }
+    let mut proxy = Proxy::prepared("");
+    let runtime = proxy.file("xdg");
+    std::fs::create_dir(&runtime).expect("a directory");
+    proxy.launch_default(&runtime);
+    proxy.wait_ready(1);
+    let (connect, kills) = (|| Wire::tcp(address), times(3, 20));
+    let kinds: [&Kind<'_>; 2] = [
+        &|ledger| {
+            ledger.run("new", connect, |wire| {
+                echoed(wire, ledger, "Connection: close\r\n");
+                false
+            });
+        },
+        &|ledger| ledger.run("kept", connect, |wire| echoed(wire, ledger, "")),
+    ];
+    let master = proxy.master().arguments();
+    let control = || proxy.processes().into_iter().find(|process| process.arguments() != master);
+    let ledger = loaded(&kinds, |ledger| {
+        for _ in 0..kills {
+            let victim = until("control is there", control);
+            victim.signal(Signal::SIGKILL);
+            eventually("it comes back", || control().is_some_and(|control| control != victim));
+            // Whatever waited is answered before the next kill: what is repeated once is not repeated again.
+            ledger.moves_on();
+        }
+    });
+    assert_nothing_failed(&ledger);
+    assert_eq!(proxy.log().matches("control ended").count(), kills, "{}", proxy.log());
+}
+
+/// Asks a demo origin for what it got, and checks that this is the request; says whether the connection goes on.
+fn echoed(wire: &mut Wire, ledger: &Ledger, extra: &str) -> bool {
+    let name = ledger.name();
+    wire.send(format!("GET /echo HTTP/1.1\r\nHost: a\r\nX-Name: {name}\r\n{extra}\r\n"));
+    let answer = wire.response();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().contains(&format!("x-name: {name}\n")), "no {name} in {}", answer.text());
+    answer.field("connection") != Some("close")
 }
 
 #[test]

@@ -19,7 +19,7 @@ const OTHERS_SHOWN_MAX: usize = 4;
 /// it was killed in the end is then the master's own doing.
 pub(crate) fn is_opened(exit: Exit, is_leaving: bool) -> bool {
     match exit {
-        Exit::Signal(nix::sys::signal::Signal::SIGKILL) => !is_leaving,
+        Exit::Signal(nix::sys::signal::Signal::SIGKILL) | Exit::Unseen => !is_leaving,
         Exit::Signal(_) | Exit::Code(worker::exit::PANICKED) => true,
         Exit::Code(_) => false,
     }
@@ -75,6 +75,8 @@ mod tests {
             (Exit::Signal(Signal::SIGKILL), false, true),
             (Exit::Signal(Signal::SIGKILL), true, false),
             (Exit::Code(worker::exit::PANICKED), true, true),
+            (Exit::Unseen, false, true),
+            (Exit::Unseen, true, false),
             (Exit::Code(worker::exit::FAILED), false, false),
             (Exit::Code(worker::exit::OK), false, false),
         ] {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use shared::channel::{Channel, Command, Report};
@@ -33,6 +34,8 @@ pub(crate) enum Role {
     Control,
     /// It tries a configuration, and ends.
     Proof,
+    /// The master of another binary, which is to replace this one.
+    Successor,
 }
 
 /// How a child is told to end; each is followed by the next when its time is up.
@@ -59,12 +62,29 @@ pub(crate) struct Child {
     leaving: Option<(Urgency, Option<Instant>)>,
     process: Process,
     channel: Option<Channel>,
+    /// Another master's, taken over from it: its end is seen, but not how it came.
+    is_adopted: bool,
 }
 
 impl Child {
-    /// A child that was just forked. A worker has a `channel`.
+    /// A child that was just forked. A worker has a `channel`, and so has `control`.
     pub(crate) fn new(role: Role, process: Process, channel: Option<Channel>) -> Child {
-        Child { role, born: Instant::now(), is_ready: false, leaving: None, process, channel }
+        Child { role, born: Instant::now(), is_ready: false, leaving: None, process, channel, is_adopted: false }
+    }
+
+    /// A worker that another master has forked, and that serves.
+    pub(crate) fn adopted(role: Role, process: Process, channel: Channel) -> Child {
+        Child { is_ready: true, is_adopted: true, ..Child::new(role, process, Some(channel)) }
+    }
+
+    /// Whether another master has forked it.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.is_adopted
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut end = [PollFd::new(self.process.end(), PollFlags::POLLIN)];
+        poll(&mut end, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Its process number.
@@ -77,6 +97,11 @@ impl Child {
         self.leaving.is_some()
     }
 
+    /// Whether it was told to finish what runs, and nothing more urgent since.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.leaving, Some((Urgency::Drain, _)))
+    }
+
     /// Whether it is a worker started with `generation`.
     pub(crate) fn is_of(&self, generation: Generation) -> bool {
         matches!(self.role, Role::Worker { generation: its, .. } if its == generation)
@@ -86,7 +111,15 @@ impl Child {
     pub(crate) fn slot(&self) -> Option<Slot> {
         match self.role {
             Role::Worker { slot, .. } => Some(slot),
-            Role::Control | Role::Proof => None,
+            Role::Control | Role::Proof | Role::Successor => None,
+        }
+    }
+
+    /// A worker's seat.
+    pub(crate) fn seat(&self) -> Option<Seat> {
+        match self.role {
+            Role::Worker { seat, .. } => Some(seat),
+            Role::Control | Role::Proof | Role::Successor => None,
         }
     }
 
@@ -153,6 +186,8 @@ impl Child {
             (Role::Worker { .. }, Urgency::Drain) => self.tell(&Command::Drain),
             (Role::Worker { .. }, Urgency::Stop) => self.tell(&Command::Stop),
             (Role::Control, Urgency::Drain | Urgency::Stop) => self.process.signal(Signal::SIGTERM),
+            (Role::Successor, Urgency::Drain) => self.process.signal(Signal::SIGQUIT),
+            (Role::Successor, Urgency::Stop) => self.process.signal(Signal::SIGTERM),
             (Role::Proof, _) | (_, Urgency::Kill) => self.process.signal(Signal::SIGKILL),
         }
     }
@@ -168,8 +203,20 @@ impl Children {
         self.0.insert(child.pid(), child);
     }
 
+    /// Nothing more is asked of a child, and its end is nobody's business.
+    pub(crate) fn forget(&mut self, pid: i32) {
+        self.0.remove(&pid);
+    }
+
     /// A child that has ended. As process 1 this also takes the exits of strangers, of which nothing is said.
     pub(crate) fn reap(&mut self) -> Option<(Child, Exit)> {
+        self.reap_own().or_else(|| {
+            let pid = *self.0.iter().find(|(_, child)| child.is_adopted && child.has_ended())?.0;
+            Some((self.0.remove(&pid)?, Exit::Unseen))
+        })
+    }
+
+    fn reap_own(&mut self) -> Option<(Child, Exit)> {
         loop {
             let status = waitpid(None, Some(WaitPidFlag::WNOHANG)).ok()?;
             let child = self.0.remove(&status.pid()?.as_raw());
@@ -207,9 +254,15 @@ impl Children {
         self.0.values().filter_map(|child| child.leaving?.1).min()
     }
 
-    /// The channels to hear from.
-    pub(crate) fn channels(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.values().filter_map(|child| Some(child.channel.as_ref()?.as_fd()))
+    /// What becomes readable when one of them has something to say, or has ended without a signal that tells.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let channels = self.0.values().filter_map(|child| Some(child.channel.as_ref()?.as_fd()));
+        channels.chain(self.adopted().map(|child| child.process.end()))
+    }
+
+    /// Those that another master has forked.
+    pub(crate) fn adopted(&self) -> impl Iterator<Item = &Child> {
+        self.0.values().filter(|child| child.is_adopted)
     }
 
     /// Each of them.
@@ -230,6 +283,8 @@ pub(crate) enum Exit {
     Code(i32),
     /// It was killed.
     Signal(Signal),
+    /// It was not a child of ours.
+    Unseen,
 }
 
 impl fmt::Display for Exit {
@@ -238,6 +293,7 @@ impl fmt::Display for Exit {
             Exit::Code(worker::exit::PANICKED) => f.write_str("panicked"),
             Exit::Code(code) => write!(f, "exit code {code}"),
             Exit::Signal(signal) => f.write_str(signal.as_str()),
+            Exit::Unseen => f.write_str("it was another master's, and how it ended is not known"),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use conf::model::{Config, Upstream, WorkerProcesses};
+use nix::unistd::geteuid;
 use shared::channel::{Channel, Report};
 use shared::ident::{Generation, ProcessId, Seat};
 use shared::zone::{Catalog, Role as ZoneRole, Zone};
@@ -15,6 +16,7 @@ use crate::children::{Child, Role};
 use crate::listeners::{Company, Listeners};
 use crate::logs::Logs;
 use crate::rights::{Rights, allowed_cores};
+use crate::runtime_dir::RuntimeDir;
 use crate::spawn::fork;
 
 /// What the workers of one configuration have in common.
@@ -45,38 +47,46 @@ impl Cohort {
         generation: Generation,
         config: Arc<Config>,
         text: String,
-        previous: Option<&Cohort>,
+        previous: Option<&Listeners>,
         company: Company,
     ) -> Result<Cohort, String> {
         let seats = seats(&config)?;
         let logs = Logs::open(&config)?;
-        let listeners = Listeners::open(&config, seats, previous.map(|cohort| &cohort.listeners), company)?;
+        let listeners = Listeners::open(&config, seats, previous, company)?;
         match Rights::of(&config, listeners.count()) {
             Ok(rights) => Ok(Cohort { generation, config, text, seats, listeners, logs, rights }),
             Err(lack) => {
-                listeners.unlink_all_but(previous.map(|cohort| &cohort.listeners));
+                listeners.unlink_all_but(previous);
                 Err(lack.into())
             }
         }
     }
 
-    /// Starts the worker of one seat. `also` are descriptors that it holds without knowing.
+    /// Starts the worker of one seat. `also` are descriptors that it holds without knowing; one that `is_on_trial` ends with
+    /// its master.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub(crate) fn start_worker(
         &self,
         zone: &'static Zone,
+        dir: &RuntimeDir,
         seat: Seat,
         also: Option<BorrowedFd<'_>>,
+        is_on_trial: bool,
     ) -> Result<Child, String> {
         let cannot = |error: &dyn std::fmt::Display| format!("cannot start the worker of seat {seat}: {error}");
         let (ours, theirs) = Channel::pair().map_err(|error| cannot(&error))?;
         let listeners = self.listeners.share().map_err(|error| cannot(&error))?;
         let (access_log, error_log) = self.logs.share().map_err(|error| cannot(&error))?;
         let slot = zone.claim_slot(ZoneRole::Worker, Some(seat), self.generation).map_err(|error| cannot(&error))?;
+        let call = dir.open_call(slot).map_err(|error| {
+            zone.release_slot(slot);
+            cannot(&error)
+        })?;
 
-        let mut keep = vec![theirs.as_raw_fd(), error_log.as_raw_fd()];
+        let owner = geteuid().as_raw();
+        let mut keep = vec![theirs.as_raw_fd(), error_log.as_raw_fd(), call.as_raw_fd()];
         keep.extend(access_log.as_ref().map(AsRawFd::as_raw_fd));
         keep.extend(listeners.iter().flatten().map(AsRawFd::as_raw_fd));
         keep.extend(also.as_ref().map(AsRawFd::as_raw_fd));
@@ -97,6 +107,9 @@ impl Cohort {
                 slot,
                 zone,
                 channel: theirs,
+                call,
+                owner,
+                is_on_trial,
                 listeners,
                 access_log,
                 log,

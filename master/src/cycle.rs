@@ -5,14 +5,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared::channel::{Command, Report};
 use shared::ident::{Generation, Seat};
-use shared::zone::Zone;
+use shared::zone::{Stranger, Zone};
 use slog::{Logger, crit, error, info, warn};
 
 use crate::children::{Child, Children, Role, Urgency};
@@ -20,17 +20,22 @@ use crate::cohort::Cohort;
 use crate::committed::Committed;
 use crate::control::launch::Control;
 use crate::daemon::{Launch, Outcome};
+use crate::inheritance::{Inheritance, Predecessor};
+use crate::listeners::Listeners;
 use crate::lock::{Lock, PidFile};
 use crate::orphans::Orphans;
 use crate::quarantine::Quarantine;
 use crate::recipe::Recipe;
 use crate::reload::Change;
+use crate::requests::{Answer, Request, Requests};
 use crate::rights::Rights;
 use crate::runtime_dir::RuntimeDir;
 use crate::service::Service;
 use crate::signals::Signals;
+use crate::successor::StrangerWatch;
 use crate::supervisor::Supervisor;
 use crate::swap::Swap;
+use crate::upgrade::{Upgrade, Watch};
 use crate::watchdog::Watchdog;
 
 /// The master process.
@@ -47,6 +52,20 @@ pub(crate) struct Master {
     pub(crate) retiring: Vec<Retiring>,
     pub(crate) zone: Option<&'static Zone>,
     pub(crate) orphans: Option<Orphans>,
+    /// Sockets that were open already; until the first commit.
+    pub(crate) inherited: Option<Listeners>,
+    /// Processes in the zone that are no children.
+    pub(crate) strangers: Vec<Stranger>,
+    pub(crate) stranger_watch: StrangerWatch,
+    /// The master that this one replaces, until that has gone.
+    pub(crate) predecessor: Option<Predecessor>,
+    /// Another binary that is to replace this one.
+    pub(crate) upgrade: Option<Upgrade>,
+    /// How often a worker of ours was to take over from one of another master's.
+    pub(crate) taken_over: usize,
+    /// What is in the runtime directory is another master's.
+    pub(crate) is_superseded: bool,
+    pub(crate) requests: Option<Requests>,
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) committed: Option<Committed>,
     pub(crate) launch: Option<Launch>,
@@ -62,8 +81,8 @@ pub(crate) struct Master {
     pub(crate) quarantine: Quarantine,
     control: Option<Control>,
     signals: Signals,
-    lock: Lock,
-    is_daemon: bool,
+    pub(crate) lock: Lock,
+    pub(crate) is_daemon: bool,
     reload_asked: bool,
     reopen_asked: bool,
     pub(crate) stopping: Option<Urgency>,
@@ -71,10 +90,14 @@ pub(crate) struct Master {
     greeting: Option<String>,
 }
 
-/// A cohort that another one has replaced.
+/// Workers that others have replaced.
 pub(crate) struct Retiring {
-    /// It; its sockets are closed here when its workers are told.
-    pub(crate) cohort: Cohort,
+    /// Of which configuration they are; 0 is that of workers which a killed master left.
+    pub(crate) generation: Generation,
+    /// The sockets that they accept from, which are closed here when they are told.
+    pub(crate) listeners: Option<Listeners>,
+    /// How long they may take.
+    pub(crate) patience: Duration,
     /// When to tell them.
     pub(crate) at: Instant,
 }
@@ -91,8 +114,8 @@ pub(crate) struct Start {
     pub(crate) log: Logger,
     /// The launching command, if it is a daemon.
     pub(crate) launch: Option<Launch>,
-    /// Workers of a killed master.
-    pub(crate) orphans: Option<Orphans>,
+    /// What others have left or given.
+    pub(crate) inheritance: Inheritance,
     /// What to print once it serves.
     pub(crate) greeting: Option<String>,
 }
@@ -103,22 +126,34 @@ impl Master {
     /// # Errors
     /// When descriptors run out.
     pub(crate) fn new(start: Start) -> std::io::Result<Master> {
-        let control = start.recipe.needs_origins().then(|| Control::open(&start.dir)).transpose()?;
+        let Inheritance { zone, generation, listeners, origins, children: found, strangers, orphans, predecessor } =
+            start.inheritance;
+        let control = start.recipe.needs_origins().then(|| Control::open(&start.dir, origins)).transpose()?;
+        let mut children = Children::default();
+        found.into_iter().for_each(|child| children.add(child));
         Ok(Master {
             log: start.log,
             recipe: start.recipe,
             dir: start.dir,
-            children: Children::default(),
+            children,
             serving: None,
             change: None,
             retiring: Vec::new(),
-            zone: None,
-            orphans: start.orphans,
+            zone,
+            orphans,
+            inherited: listeners,
+            strangers,
+            stranger_watch: StrangerWatch::default(),
+            is_daemon: start.launch.is_some() || predecessor.as_ref().is_some_and(|earlier| earlier.terms.is_daemon),
+            predecessor,
+            upgrade: None,
+            taken_over: 0,
+            is_superseded: false,
+            requests: None,
             pid_file: None,
             committed: None,
-            is_daemon: start.launch.is_some(),
             launch: start.launch,
-            generations: 0,
+            generations: generation,
             supervisors: BTreeMap::new(),
             respawns: Vec::new(),
             rests: false,
@@ -138,16 +173,19 @@ impl Master {
 
     /// Serves until told to stop.
     pub(crate) fn run(mut self, first: conf::Loaded) -> Outcome {
-        self.generations = 1;
-        self.prove(Generation(1), first.config, first.text, Vec::new(), Instant::now());
+        self.generations += 1;
+        self.prove(Generation(self.generations), first.config, first.text, Vec::new(), Instant::now());
         while !(self.stopping.is_some() && self.children.iter().next().is_none()) {
             self.wait();
             let facts = self.signals.take();
             let now = Instant::now();
             self.hear();
-            if facts.child {
+            self.hear_predecessor(now);
+            self.hear_successor(now);
+            if facts.child || self.children.adopted().next().is_some() {
                 self.reap(now);
             }
+            self.release_strangers(now);
             if facts.stop {
                 let urgency = if self.stopping >= Some(Urgency::Stop) { Urgency::Kill } else { Urgency::Stop };
                 self.stop(urgency, now);
@@ -164,12 +202,17 @@ impl Master {
             if facts.retire_workers && self.is_daemon {
                 self.rest(now);
             }
-            self.reload_asked |= facts.reload;
+            self.reload_asked |= facts.reload && !self.return_asked();
+            if facts.upgrade {
+                self.upgrade_beside(now);
+            }
+            self.heed(now);
             if self.reload_asked && self.change.is_none() && self.serving.is_some() && self.stopping.is_none() {
                 self.reload_asked = false;
                 self.reload(now);
             }
             self.advance(now);
+            self.advance_upgrade(now);
             self.tell_retired(now);
             self.respawn(now);
             self.children.press(now);
@@ -205,11 +248,42 @@ impl Master {
         Ok(())
     }
 
-    /// Ends with an error, at once.
+    /// Ends with an error, at once; if another master goes on, its workers may finish.
     pub(crate) fn fail(&mut self, reason: String, now: Instant) {
         crit!(self.log, "cannot go on: {}", reason);
+        let urgency = if self.predecessor.is_some() { Urgency::Drain } else { Urgency::Stop };
+        self.renounce(&reason);
         self.outcome = Outcome { code: 1, text: reason };
-        self.stop(Urgency::Stop, now);
+        self.stop(urgency, now);
+    }
+
+    /// The listening sockets of the demo origins, for another master.
+    pub(crate) fn share_origins(&self) -> std::io::Result<Vec<(String, OwnedFd)>> {
+        self.control.as_ref().map_or(Ok(Vec::new()), Control::share)
+    }
+
+    /// Does what commands ask.
+    fn heed(&mut self, now: Instant) {
+        let asked = self.requests.as_mut().map(Requests::take).unwrap_or_default();
+        for (client, request) in asked {
+            match request {
+                Request::Upgrade { binary, watch, requests_min } => {
+                    self.upgrade_for(&binary, Watch { time: watch, requests_min }, client, now);
+                }
+                Request::ClearQuarantine => {
+                    let count = self.clear_quarantine();
+                    client.answer(&Answer::Done(format!("{count} requests were refused and are taken again")));
+                }
+                Request::CloseIdle { all } => {
+                    let count = self.close_idle(all);
+                    client.answer(&Answer::Done(format!("{count} workers close connections on which nothing happens")));
+                }
+                Request::StopOld => {
+                    let count = self.stop_old(now);
+                    client.answer(&Answer::Done(format!("{count} old workers are stopped")));
+                }
+            }
+        }
     }
 
     /// Says once that all is well.
@@ -225,7 +299,11 @@ impl Master {
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let mut sources: Vec<_> = self.children.channels().chain([self.signals.as_fd()]).map(readable).collect();
+        let links = self.predecessor.iter().map(|earlier| earlier.link.as_fd());
+        let links = links.chain(self.upgrade.iter().map(Upgrade::source));
+        let commands = self.requests.iter().flat_map(Requests::sources);
+        let sources = self.children.sources().chain([self.signals.as_fd()]).chain(links).chain(commands);
+        let mut sources: Vec<_> = sources.map(readable).collect();
         match poll(&mut sources, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
@@ -241,8 +319,11 @@ impl Master {
         let retiring = self.retiring.iter().map(|retiring| retiring.at);
         let respawns = self.respawns.iter().map(|(at, _)| *at);
         let deadlines = self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns);
+        let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline);
+        let trial = self.predecessor.as_ref().and_then(Predecessor::deadline);
         let lift = self.next_lift(Instant::now());
-        deadlines.chain(self.service.deadline()).chain(self.next_watch()).chain(lift).min()
+        let watches = [self.service.deadline(), self.next_watch(), self.next_stranger_watch(), upgrade, trial, lift];
+        deadlines.chain(watches.into_iter().flatten()).min()
     }
 
     fn hear(&mut self) {
@@ -263,17 +344,43 @@ impl Master {
                     self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
                 }
                 Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
-                Report::Ready | Report::Reopened => {}
+                Report::Ready => self.hand_over_to(pid),
+                Report::Reopened => {}
             }
         }
     }
 
+    /// Whether a worker is on its way out, or another configuration than its own is served.
+    fn is_old(&self, child: &Child) -> bool {
+        let serves = self.serving.as_ref().is_some_and(|cohort| child.is_of(cohort.generation));
+        let is_starting =
+            matches!(&self.change, Some(Change::Starting { cohort, .. }) if child.is_of(cohort.generation));
+        child.is_worker() && (child.is_leaving() || !serves && !is_starting)
+    }
+
+    /// Has old workers, or all, close the connections on which nothing happens; says how many were told.
+    fn close_idle(&self, all: bool) -> usize {
+        let are_told = |child: &&Child| child.is_worker() && (all || self.is_old(child));
+        // One that is too busy to hear has nothing idle that matters.
+        self.children.iter().filter(are_told).filter(|child| child.ask(&Command::CloseIdle).is_ok()).count()
+    }
+
+    /// Stops old workers; says how many there are.
+    fn stop_old(&mut self, now: Instant) -> usize {
+        let old: Vec<i32> = self.children.iter().filter(|child| self.is_old(child)).map(Child::pid).collect();
+        self.children.urge(Urgency::Stop, now, Duration::ZERO, |child| old.contains(&child.pid()));
+        old.len()
+    }
+
     fn tell_retired(&mut self, now: Instant) {
-        for retiring in self.retiring.extract_if(.., |retiring| retiring.at <= now) {
+        let due: Vec<_> = self.retiring.extract_if(.., |retiring| retiring.at <= now).collect();
+        for retiring in due {
             // Our copies first: what a worker drains then is the last of it, as nobody else keeps the socket open.
-            let Cohort { generation, config, listeners, .. } = retiring.cohort;
+            let Retiring { generation, listeners, patience, .. } = retiring;
             drop(listeners);
-            self.children.urge(Urgency::Drain, now, config.shutdown_timeout, |child| child.is_of(generation));
+            // Those that drain already have given to this cohort so far.
+            self.hand_over(|child| child.is_of(generation) || child.is_draining(), |_| true);
+            self.children.urge(Urgency::Drain, now, patience, |child| child.is_of(generation));
         }
     }
 
@@ -302,16 +409,23 @@ impl Master {
         self.children.urge(Urgency::Drain, now, self.patience(), Child::is_worker);
     }
 
-    fn stop(&mut self, urgency: Urgency, now: Instant) {
+    pub(crate) fn stop(&mut self, urgency: Urgency, now: Instant) {
         if self.stopping >= Some(urgency) {
             return;
         }
         if self.stopping.is_none() {
-            self.service.stopping(&self.log);
+            if self.leave_upgrade(now) {
+                self.is_superseded = true;
+                self.serving.iter_mut().for_each(|cohort| cohort.listeners.lend(true));
+            }
+            if !self.is_superseded {
+                self.service.stopping(&self.log);
+            }
             info!(self.log, "stopping"; "how" => if urgency == Urgency::Drain { "when all is finished" } else { "at once" });
         }
         self.stopping = Some(urgency);
         self.respawns.clear();
+        self.requests = None;
         if let Some(Change::Starting { cohort, .. } | Change::Swapping(Swap { cohort: Some(cohort), .. })) =
             self.change.take()
         {
@@ -319,6 +433,7 @@ impl Master {
         }
         // Closed before workers are told, so that the queues which they run dry are the last of it.
         self.retiring.clear();
+        self.inherited = None;
         let patience = self.patience();
         if let Some(cohort) = &mut self.serving {
             cohort.listeners.unlink_all_but(None);
@@ -329,18 +444,26 @@ impl Master {
     }
 
     fn end(self) -> Outcome {
-        if let Some(control) = self.control {
-            control.unlink();
+        let has_served = self.pid_file.is_some();
+        // These are told apart by the pid in them.
+        self.pid_file.into_iter().for_each(PidFile::remove);
+        self.upgrade.into_iter().for_each(Upgrade::end);
+        if !self.is_superseded {
+            if let Some(control) = self.control {
+                control.unlink();
+            }
+            if has_served {
+                // The zone of a master that never served lies under another name, and was nobody's.
+                let _ = std::fs::remove_file(self.dir.zone());
+                let _ = std::fs::remove_file(self.dir.master_socket());
+                self.committed.into_iter().for_each(Committed::remove);
+            }
+            let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));
         }
-        if let Some(pid_file) = self.pid_file {
-            // The zone of a master that never served lies under another name, and was nobody's.
-            let _ = std::fs::remove_file(self.dir.zone());
-            self.committed.into_iter().for_each(Committed::remove);
-            pid_file.remove();
-        }
-        let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));
         info!(self.log, "stopped"; "code" => self.outcome.code);
-        if let Err(error) = self.lock.give_back() {
+        if !self.is_superseded
+            && let Err(error) = self.lock.give_back()
+        {
             warn!(self.log, "cannot clear the lock file"; "reason" => %error);
         }
         if let Some(launch) = self.launch {

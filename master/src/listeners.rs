@@ -7,6 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+mod passed;
+
+pub(crate) use passed::Passed;
+
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -28,6 +32,8 @@ use nix::sys::socket::{
 pub(crate) struct Listeners {
     bound: Vec<Bound>,
     owner: u32,
+    /// The paths of unix sockets are another master's.
+    is_lent: bool,
 }
 
 #[derive(Debug)]
@@ -59,7 +65,8 @@ impl Listeners {
         previous: Option<&Listeners>,
         company: Company,
     ) -> Result<Listeners, String> {
-        let mut listeners = Listeners { bound: Vec::new(), owner: std::process::id() };
+        let is_lent = previous.is_some_and(|previous| previous.is_lent);
+        let mut listeners = Listeners { bound: Vec::new(), owner: std::process::id(), is_lent };
         for listener in &config.listeners {
             let known = previous.and_then(|previous| previous.at(&listener.address));
             let opened = match (known, &listener.address) {
@@ -100,6 +107,14 @@ impl Listeners {
         self.bound.iter().map(|bound| share(&bound.sockets)).collect()
     }
 
+    /// The same, with their addresses as the configuration writes them.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub(crate) fn share_named(&self) -> io::Result<Passed> {
+        self.bound.iter().map(|bound| Ok((bound.address.to_string(), share(&bound.sockets)?))).collect()
+    }
+
     /// The sockets of addresses that `previous` does not have, with the number of their listener.
     ///
     /// # Errors
@@ -127,7 +142,7 @@ impl Listeners {
 
     /// Removes the paths of unix sockets that `survivor` does not have. Only the process that made them can.
     pub(crate) fn unlink_all_but(&self, survivor: Option<&Listeners>) {
-        if self.owner != std::process::id() {
+        if self.owner != std::process::id() || self.is_lent {
             return;
         }
         for bound in &self.bound {

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -40,9 +41,32 @@ impl Lock {
             Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Err(Holder { pid: written_pid(&mut file) })),
             Err(error) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(Ok(Lock(file)))
+        let mut lock = Lock(file);
+        lock.claim()?;
+        Ok(Ok(lock))
+    }
+
+    /// The lock as another master passed it on: both hold it, until the last of them has gone.
+    pub(crate) fn inherited(file: OwnedFd) -> Lock {
+        Lock(File::from(file))
+    }
+
+    /// The same lock under a descriptor for another master.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        Ok(self.0.try_clone()?.into())
+    }
+
+    /// Says that its holder is the caller.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn claim(&mut self) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.rewind()?;
+        self.0.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 
     /// Gives it back at an orderly end: no pid is left behind.

@@ -14,6 +14,8 @@ mod control;
 mod cycle;
 #[allow(unsafe_code, reason = "fork(2) twice")]
 mod daemon;
+mod handover;
+mod inheritance;
 mod listeners;
 mod lock;
 mod logs;
@@ -22,6 +24,7 @@ mod orphans;
 mod quarantine;
 mod recipe;
 mod reload;
+mod requests;
 mod rights;
 mod runtime_dir;
 mod service;
@@ -29,8 +32,11 @@ mod signals;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;
 mod succession;
+mod successor;
 mod supervisor;
 mod swap;
+mod trial;
+mod upgrade;
 mod watchdog;
 
 fn main() -> std::process::ExitCode {

@@ -1,15 +1,32 @@
 //! Workers that a killed master left behind. They go on serving until the next master is ready; then they drain.
+//!
+//! The next master finds them by their sockets in the runtime directory. They give it the listening sockets, so that no
+//! queue is lost, and obey it from then on; it goes on with the zone that they share.
 
 #![forbid(unsafe_code)]
 
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use shared::ident::ProcessId;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
+use shared::channel::Channel;
+use shared::estate::{Link, Message};
+use shared::ident::{Generation, ProcessId, Seat, Slot};
 use shared::stats::Snapshot;
 use shared::zone::{Zone, ZoneError};
 use slog::{Logger, info, warn};
 
+use crate::children::{Child, Role};
+use crate::listeners::{Listeners, Passed};
 use crate::runtime_dir::RuntimeDir;
+use crate::spawn::Process;
+
+/// How long a worker may take to answer a master that takes over, all of them together.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Living workers of a master that is not there any more.
 #[derive(Debug)]
@@ -22,6 +39,15 @@ pub(crate) struct Orphans {
     pub(crate) are_retired: bool,
     /// They. What a zone says of pids is for people, and for waiting: nothing is done to the processes.
     pub(crate) workers: Vec<ProcessId>,
+}
+
+/// What those of them that answered have given.
+#[derive(Debug, Default)]
+pub(crate) struct Adopted {
+    /// They, obeying now.
+    pub(crate) children: Vec<Child>,
+    /// The sockets that they accept from.
+    pub(crate) listeners: Option<Listeners>,
 }
 
 impl Orphans {
@@ -71,5 +97,82 @@ impl Orphans {
     /// When the zone cannot be written; then they serve on beside the new workers.
     pub(crate) fn retire(&self) -> Result<(), ZoneError> {
         Zone::retire_file(&self.zone, self.master)
+    }
+}
+
+impl Adopted {
+    /// Takes over from the workers of `dir` that are in none of the slots in `but`.
+    pub(crate) fn from_workers(dir: &RuntimeDir, but: &[Slot], log: &Logger) -> Adopted {
+        let mut adopted = Adopted::default();
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        for slot in dir.calls().into_iter().filter(|slot| !but.contains(slot)) {
+            match take_over(dir, slot, deadline) {
+                Ok((child, found)) => {
+                    info!(log, "took over from a worker"; "worker" => child.pid());
+                    adopted.children.push(child);
+                    if adopted.listeners.is_none() && !found.is_empty() {
+                        match Listeners::passed(found, false) {
+                            Ok(listeners) => adopted.listeners = Some(listeners),
+                            Err(reason) => warn!(log, "{}", reason),
+                        }
+                    }
+                }
+                // A file that a dead worker left.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => dir.remove_call(slot),
+                Err(error) => {
+                    warn!(log, "cannot take over from a worker of the killed master: {}", error; "slot" => slot.0);
+                }
+            }
+        }
+        adopted
+    }
+}
+
+/// The worker as a child that is adopted, and the sockets that it has.
+fn take_over(dir: &RuntimeDir, slot: Slot, deadline: Instant) -> io::Result<(Child, Passed)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&dir.call(slot))?)?;
+    // The worker listens itself: the kernel names it, and no word in the zone.
+    let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+    let process = Process::of_peer(peer.pid())?;
+    let link = Link::from_fd(socket)?;
+    let mut found = Passed::new();
+    loop {
+        match await_message(&link, deadline)? {
+            Message::Listener { address, sockets } => match found.iter_mut().find(|(known, _)| *known == address) {
+                Some((_, known)) => known.extend(sockets),
+                None => found.push((address, sockets)),
+            },
+            Message::Complete => break,
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what no worker says")),
+        }
+    }
+    // It is of no configuration of this master's, and has no seat of one.
+    let role = Role::Worker { seat: Seat(u32::MAX), slot, generation: Generation(0) };
+    Ok((Child::adopted(role, process, Channel::from_fd(link.into_fd())), found))
+}
+
+/// The next message; it is waited for.
+///
+/// # Errors
+/// `TimedOut` at the deadline, `UnexpectedEof` when the other end has gone.
+pub(crate) fn await_message(link: &Link, deadline: Instant) -> io::Result<Message> {
+    loop {
+        match link.receive() {
+            Ok(Some(message)) => return Ok(message),
+            Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(link.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }

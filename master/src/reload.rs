@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{PipeReader, Read, Write, pipe};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,8 +29,7 @@ use crate::cohort::{Cohort, seats};
 use crate::committed::Committed;
 use crate::cycle::{Master, Retiring};
 use crate::daemon::Outcome;
-use crate::listeners::Company;
-use crate::lock::PidFile;
+use crate::listeners::{Company, Listeners};
 use crate::machine;
 use crate::rights::{Rights, allowed_cores};
 use crate::spawn::fork;
@@ -174,7 +174,9 @@ impl Master {
         now: Instant,
     ) -> Result<(), String> {
         let company = if self.orphans.is_some() { Company::Orphans } else { Company::Nobody };
-        let cohort = Cohort::open(generation, config, text, self.serving.as_ref(), company)?;
+        let known = self.serving.as_ref().map(|serving| &serving.listeners).or(self.inherited.as_ref());
+        let company = if known.is_some() { Company::Nobody } else { company };
+        let cohort = Cohort::open(generation, config, text, known, company)?;
         for warning in cohort.rights.prepare() {
             warn!(self.log, "{}", warning);
         }
@@ -188,8 +190,18 @@ impl Master {
         let zone = self.zone_for(cohort)?;
         zone.publish(&cohort.catalog()).map_err(|error| error.to_string())?;
         self.start_control(&cohort.rights)?;
-        for seat in (0..cohort.seats).map(Seat) {
-            let child = cohort.start_worker(zone, seat, self.lifeline())?;
+        self.start_seats(cohort, zone, 0..self.first_seats(cohort))
+    }
+
+    pub(crate) fn start_seats(
+        &mut self,
+        cohort: &Cohort,
+        zone: &'static Zone,
+        seats: Range<u32>,
+    ) -> Result<(), String> {
+        let is_on_trial = self.predecessor.as_ref().is_some_and(|predecessor| !predecessor.has_yielded);
+        for seat in seats.map(Seat) {
+            let child = cohort.start_worker(zone, &self.dir, seat, self.lifeline(), is_on_trial)?;
             self.children.add(child);
         }
         Ok(())
@@ -224,14 +236,30 @@ impl Master {
         };
         let waiting = self.children.iter().filter(|child| child.is_of(generation) && !child.is_ready).count();
         if waiting == 0 {
-            self.commit(now);
+            self.commit_or_watch(now);
         } else if self.change.as_ref().is_some_and(|change| change.deadline() <= now) {
             self.refuse(generation, format!("{waiting} of its workers were not ready after {START_TIMEOUT:?}"));
         }
     }
 
-    fn commit(&mut self, now: Instant) {
-        let Some(Change::Starting { cohort, .. }) = self.change.take() else { return };
+    /// All workers that were started are ready.
+    fn commit_or_watch(&mut self, now: Instant) {
+        let Some(Change::Starting { cohort, deadline }) = self.change.take() else { return };
+        let generation = cohort.generation;
+        match self.is_past_trial(&cohort, now) {
+            Ok(true) => self.commit(cohort, now),
+            Ok(false) => {
+                let deadline = deadline.max(now + START_TIMEOUT);
+                self.change = Some(Change::Starting { cohort, deadline });
+            }
+            Err(reason) => {
+                self.change = Some(Change::Starting { cohort, deadline });
+                self.refuse(generation, reason);
+            }
+        }
+    }
+
+    fn commit(&mut self, cohort: Cohort, now: Instant) {
         let generation = cohort.generation;
         self.log = cohort.logs.logger();
         if let Some(zone) = self.zone {
@@ -240,7 +268,7 @@ impl Master {
         let previous = self.serving.replace(cohort);
         match previous {
             None => {
-                if let Err(reason) = self.become_known() {
+                if let Err(reason) = self.begin_to_serve(now) {
                     return self.fail(reason, now);
                 }
             }
@@ -268,30 +296,53 @@ impl Master {
     }
 
     /// The first cohort serves: from now on this is the proxy of its runtime directory.
-    fn become_known(&mut self) -> Result<(), String> {
+    fn begin_to_serve(&mut self, now: Instant) -> Result<(), String> {
         // First what is likelier to fail: what is told to the workers of a killed master cannot be taken back.
-        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
-        if let Some(orphans) = self.orphans.take() {
-            match orphans.retire() {
-                Ok(()) => info!(self.log, "the workers of the killed master drain now"),
-                Err(error) => warn!(self.log, "the workers of the killed master cannot be told: {}", error),
-            }
-        }
+        self.become_known()?;
         let zone = self.dir.zone();
-        std::fs::rename(zone.with_extension("new"), &zone)
-            .map_err(|error| format!("cannot make the zone {}: {error}", zone.display()))?;
+        let is_new = zone.with_extension("new").exists();
+        if let Some(orphans) = self.orphans.take() {
+            if is_new && let Err(error) = orphans.retire() {
+                warn!(self.log, "the workers of the killed master cannot be told: {}", error);
+            }
+            info!(self.log, "the workers of the killed master drain now");
+        }
+        if is_new {
+            std::fs::rename(zone.with_extension("new"), &zone)
+                .map_err(|error| format!("cannot make the zone {}: {error}", zone.display()))?;
+        }
         if let Some(launch) = self.launch.take() {
             launch.report(&Outcome { code: 0, text: String::new() });
+        }
+        let inherited = self.inherited.take();
+        if self.predecessor.is_some() {
+            self.establish();
+        } else if self.children.adopted().next().is_some() {
+            self.retire_sockets(Generation(0), inherited, self.patience(), now);
         }
         Ok(())
     }
 
     fn retire(&mut self, previous: Cohort, now: Instant) {
+        let Cohort { generation, listeners, config, .. } = previous;
+        self.retire_sockets(generation, Some(listeners), config.shutdown_timeout, now);
+    }
+
+    /// The workers of `generation` are told to finish, once the queues of sockets that go with them have run dry.
+    fn retire_sockets(
+        &mut self,
+        generation: Generation,
+        listeners: Option<Listeners>,
+        patience: Duration,
+        now: Instant,
+    ) {
         let Some(serving) = &self.serving else { return };
-        previous.listeners.unlink_all_but(Some(&serving.listeners));
-        let queues_run_dry = serving.listeners.steer(&previous.listeners);
+        let queues_run_dry = listeners.as_ref().is_some_and(|listeners| {
+            listeners.unlink_all_but(Some(&serving.listeners));
+            serving.listeners.steer(listeners)
+        });
         let at = if queues_run_dry { now + STEER_TIME } else { now };
-        self.retiring.push(Retiring { cohort: previous, at });
+        self.retiring.push(Retiring { generation, listeners, patience, at });
     }
 
     /// Ends a change without an effect.
@@ -307,6 +358,7 @@ impl Master {
                 let is_new = |child: &Child| child.is_of(generation);
                 // Those that are ready may have accepted connections already, as their seats are shared.
                 self.children.urge(Urgency::Kill, now, patience, |child| is_new(child) && !child.is_ready);
+                self.hand_over(is_new, |_| true);
                 self.children.urge(Urgency::Drain, now, patience, is_new);
                 cohort.listeners.unlink_all_but(self.serving.as_ref().map(|serving| &serving.listeners));
             }

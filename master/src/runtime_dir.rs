@@ -2,14 +2,25 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use conf::model::Config;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
+use shared::ident::Slot;
+use shared::zone::SLOTS_MAX;
+
+/// What the names of workers' own sockets begin and end with; between is the slot.
+const CALL_PREFIX: &str = "worker.";
+const CALL_SUFFIX: &str = ".sock";
+/// The longest path of a unix socket, in bytes: `sun_path` less its closing NUL.
+const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// A runtime directory, which need not exist yet, and the pid file that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +70,47 @@ impl RuntimeDir {
     /// The file that the running master holds locked.
     pub(crate) fn lock(&self) -> PathBuf {
         self.path.join("lock")
+    }
+
+    /// Where the worker in a slot is reached when its master is gone.
+    pub(crate) fn call(&self, slot: Slot) -> PathBuf {
+        self.path.join(format!("{CALL_PREFIX}{slot}{CALL_SUFFIX}"))
+    }
+
+    /// Makes that socket, for the worker that is about to be forked to listen on. Only whoever may write to the directory's
+    /// files can connect: it belongs to the caller.
+    ///
+    /// # Errors
+    /// When the path is too long for a socket, or the system refuses.
+    pub(crate) fn open_call(&self, slot: Slot) -> io::Result<OwnedFd> {
+        let (path, flags) = (self.call(slot), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        self.remove_call(slot);
+        bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        Ok(socket)
+    }
+
+    /// Removes it: its worker has gone.
+    pub(crate) fn remove_call(&self, slot: Slot) {
+        // It may not be there: then there is nothing left to do.
+        let _ = fs::remove_file(self.call(slot));
+    }
+
+    /// The slots of workers that may be reached.
+    pub(crate) fn calls(&self) -> Vec<Slot> {
+        let names = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let slot = |name: OsString| {
+            name.to_str()?.strip_prefix(CALL_PREFIX)?.strip_suffix(CALL_SUFFIX)?.parse().ok().map(Slot)
+        };
+        let mut slots: Vec<Slot> = names.filter_map(slot).collect();
+        slots.sort_unstable();
+        slots
+    }
+
+    /// Where commands ask the running master.
+    pub(crate) fn master_socket(&self) -> PathBuf {
+        self.path.join("master.sock")
     }
 
     /// The socket of a demo origin.
@@ -111,6 +163,8 @@ impl RuntimeDir {
             "is not a directory".into()
         } else if status.uid() != uid {
             format!("belongs to user {}, not to user {uid} who runs this", status.uid())
+        } else if self.call(Slot(SLOTS_MAX)).as_os_str().len() > UNIX_PATH_BYTES_MAX {
+            format!("has too long a path for the sockets in it, which have at most {UNIX_PATH_BYTES_MAX} bytes")
         } else if status.mode() & 0o022 != 0 {
             format!("may be written by others (mode {:04o})", status.mode() & 0o7777)
         } else {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH, c_int};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, c_int};
 use signal_hook::{flag, low_level::pipe};
 
 /// The signals that the master obeys.
@@ -28,6 +28,8 @@ pub(crate) struct Facts {
     pub(crate) reload: bool,
     /// SIGUSR1.
     pub(crate) reopen: bool,
+    /// SIGUSR2.
+    pub(crate) upgrade: bool,
     /// SIGWINCH.
     pub(crate) retire_workers: bool,
     /// SIGCHLD.
@@ -43,7 +45,7 @@ impl Signals {
         let (wake, waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         let mut flags = Vec::new();
-        for signal in [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGWINCH, SIGCHLD] {
+        for signal in [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD] {
             let raised = Arc::new(AtomicBool::new(false));
             // Actions run in the order of their registration: the flag is up when the loop wakes.
             flag::register(signal, Arc::clone(&raised))?;
@@ -65,6 +67,7 @@ impl Signals {
                     SIGQUIT => facts.quit = true,
                     SIGHUP => facts.reload = true,
                     SIGUSR1 => facts.reopen = true,
+                    SIGUSR2 => facts.upgrade = true,
                     SIGWINCH => facts.retire_workers = true,
                     _ => facts.child = true,
                 }

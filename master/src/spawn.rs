@@ -6,7 +6,8 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
@@ -14,7 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::prctl::set_name;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::unistd::{ForkResult, Pid, execv};
+use nix::unistd::{ForkResult, Pid, execv, fexecve};
 
 /// A child of this process. Its descriptor cannot come to mean another process, as a pid can.
 #[derive(Debug)]
@@ -76,6 +77,31 @@ pub(crate) fn exec_self(arguments: &[CString], pass: &[BorrowedFd<'_>]) -> io::E
     }
 }
 
+/// Replaces the calling child by the program in the file `binary`, whatever its name is now; its arguments and the
+/// descriptors that stay open are as for [`exec_self`]. Returns only when that failed.
+pub(crate) fn exec_file(binary: BorrowedFd<'_>, arguments: &[CString], pass: &[BorrowedFd<'_>]) -> io::Error {
+    // A service manager's watchdog asks for the process that is to tell it.
+    let environment: Result<Vec<CString>, _> = std::env::vars_os()
+        .map(|(name, value)| match name == "WATCHDOG_PID" {
+            true => (name, std::process::id().to_string().into()),
+            false => (name, value),
+        })
+        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect();
+    let environment = match environment {
+        Ok(environment) => environment,
+        Err(error) => return error.into(),
+    };
+    for descriptor in pass {
+        if let Err(error) = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty())) {
+            return error.into();
+        }
+    }
+    match fexecve(binary, arguments, &environment) {
+        Err(error) => error.into(),
+    }
+}
+
 /// Takes over a descriptor that [`exec_self`] passed, by its number. Call it once a number, before any file is opened.
 ///
 /// # Errors
@@ -93,6 +119,20 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 impl Process {
+    /// A process that is not a child: the peer of a socket, which lives.
+    ///
+    /// # Errors
+    /// When there is no such process any more, or descriptors run out.
+    pub(crate) fn of_peer(pid: i32) -> io::Result<Process> {
+        let pid = Pid::from_raw(pid);
+        Ok(Process { pid, descriptor: pidfd_open(pid)? })
+    }
+
+    /// Becomes readable when the process has ended.
+    pub(crate) fn end(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
     /// Sends a signal; to a process that has ended, none.
     pub(crate) fn signal(&self, signal: Signal) {
         let descriptor = self.descriptor.as_raw_fd();

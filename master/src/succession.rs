@@ -38,10 +38,12 @@ impl Master {
                     warn!(self.log, "control ended: {}", exit; "control" => child.pid());
                     self.replace(None, &child, now);
                 }
+                Role::Successor => self.successor_ended(child.pid(), exit, now),
                 Role::Worker { seat, slot, generation } => {
                     let last_words = self.zone.map(|zone| {
                         let words = black_box::is_opened(exit, child.is_leaving()).then(|| zone.last_words(slot));
                         zone.release_slot(slot);
+                        self.dir.remove_call(slot);
                         words
                     });
                     self.worker_ended(&child, seat, generation, exit, last_words.flatten(), now);
@@ -60,7 +62,10 @@ impl Master {
         now: Instant,
     ) {
         self.swap_lost(child.pid(), generation, exit);
-        let log = self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0));
+        let log = match child.is_adopted() {
+            true => self.log.new(o!("worker" => child.pid())),
+            false => self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0)),
+        };
         let serves = self.serving.as_ref().is_some_and(|cohort| cohort.generation == generation);
         match exit {
             _ if child.is_leaving() && last_words.is_none() => info!(log, "a worker has gone: {}", exit),
@@ -86,10 +91,8 @@ impl Master {
         if self.stopping.is_some() {
             return;
         }
-        let lived = now.saturating_duration_since(child.born);
-        // Control does not say that it is ready; one that lived a while was.
-        let was_ready = if seat.is_some() { child.is_ready } else { lived >= Duration::from_secs(1) };
-        match self.supervisors.entry(seat).or_default().on_exit(Life { was_ready, lived }) {
+        let life = Life { was_ready: child.is_ready, lived: now.saturating_duration_since(child.born) };
+        match self.supervisors.entry(seat).or_default().on_exit(life) {
             Decision::Respawn(pause) => self.respawns.push((now + pause, seat)),
             Decision::GiveUp(starts) if seat.is_some() => {
                 let reason =
@@ -104,6 +107,9 @@ impl Master {
 
     /// Starts the successors whose time has come.
     pub(crate) fn respawn(&mut self, now: Instant) {
+        if self.zone.is_none() {
+            return;
+        }
         let due: Vec<_> = self.respawns.extract_if(.., |(at, _)| *at <= now).map(|(_, seat)| seat).collect();
         for seat in due {
             let Some(cohort) = self.serving.take() else { return };
@@ -122,7 +128,7 @@ impl Master {
 
     fn start_worker(&mut self, cohort: &Cohort, seat: Seat) -> Result<(), String> {
         let Some(zone) = self.zone else { return Ok(()) };
-        let child = cohort.start_worker(zone, seat, self.lifeline())?;
+        let child = cohort.start_worker(zone, &self.dir, seat, self.lifeline(), false)?;
         info!(self.log, "a worker replaces the one that died"; "worker" => child.pid(), "seat" => seat.0);
         self.children.add(child);
         Ok(())

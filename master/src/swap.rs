@@ -64,7 +64,7 @@ impl Master {
         now: Instant,
     ) -> Result<(), String> {
         let (Some(serving), Some(zone)) = (&self.serving, self.zone) else { return Ok(()) };
-        let cohort = Cohort::open(generation, config, text, Some(serving), Company::Nobody)?;
+        let cohort = Cohort::open(generation, config, text, Some(&serving.listeners), Company::Nobody)?;
         let mut swap = Swap {
             cohort: None,
             deadline: now + PREPARE_TIMEOUT,

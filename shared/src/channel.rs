@@ -1,4 +1,5 @@
-//! The control channel: one `SOCK_SEQPACKET` socketpair between the master and each worker.
+//! The control channel: one `SOCK_SEQPACKET` socketpair between the master and each worker. `control` has one too, by which
+//! it says that it serves.
 //!
 //! A message is a frame: version (1), kind, then the kind's payload; descriptors ride along. Both ends run the same
 //! binary or neighbours in age, so a frame of another version is refused, not guessed at.
@@ -57,6 +58,21 @@ pub enum Command {
     Commit(Generation),
     /// Forget what was prepared, or sent for it.
     Abandon,
+    /// Offer other workers what can be moved, from now on: see [`handover`](crate::handover). Comes before
+    /// [`Drain`](Command::Drain), and once for each worker that takes.
+    HandOver {
+        /// The giving end.
+        to: OwnedFd,
+    },
+    /// Take what another worker offers, up to its end.
+    TakeOver {
+        /// The taking end.
+        from: OwnedFd,
+    },
+    /// The master is the proxy's from now on: its end is not the worker's.
+    Establish,
+    /// Close the connections on which nothing happens.
+    CloseIdle,
 }
 
 /// The most sockets in one [`Command::Sockets`].
@@ -125,6 +141,10 @@ impl Channel {
             }
             Command::Commit(generation) => fd::send(self.as_fd(), &frame(6, &generation.0.to_ne_bytes(), b""), &[]),
             Command::Abandon => fd::send(self.as_fd(), &[VERSION, 7], &[]),
+            Command::HandOver { to } => fd::send(self.as_fd(), &[VERSION, 8], &[to.as_fd()]),
+            Command::TakeOver { from } => fd::send(self.as_fd(), &[VERSION, 9], &[from.as_fd()]),
+            Command::Establish => fd::send(self.as_fd(), &[VERSION, 10], &[]),
+            Command::CloseIdle => fd::send(self.as_fd(), &[VERSION, 11], &[]),
         }
     }
 
@@ -160,6 +180,12 @@ impl Channel {
             }
             ([6, generation @ ..], 0) => Ok(Some(Command::Commit(Generation(u64::from_ne_bytes(number(generation)?))))),
             ([7], 0) => Ok(Some(Command::Abandon)),
+            ([kind @ 8..=9], 1) => Ok(files.into_iter().next().map(|end| match kind {
+                8 => Command::HandOver { to: end },
+                _ => Command::TakeOver { from: end },
+            })),
+            ([10], 0) => Ok(Some(Command::Establish)),
+            ([11], 0) => Ok(Some(Command::CloseIdle)),
             _ => Err(invalid("no such command")),
         }
     }
@@ -294,12 +320,20 @@ mod tests {
         }
         master.send_command(&Command::Commit(generation)).unwrap();
         master.send_command(&Command::Abandon).unwrap();
+        master.send_command(&Command::HandOver { to: file() }).unwrap();
+        master.send_command(&Command::TakeOver { from: file() }).unwrap();
+        master.send_command(&Command::Establish).unwrap();
+        master.send_command(&Command::CloseIdle).unwrap();
         let next = || worker.recv_command().unwrap().unwrap();
         assert!(matches!(next(), Command::Sockets { listener: 3, sockets } if sockets.len() == 2));
         assert!(matches!(next(), Command::Prepare { generation: Generation(7), access_log: None, .. }));
         assert!(matches!(next(), Command::Prepare { access_log: Some(_), .. }));
         assert!(matches!(next(), Command::Commit(Generation(7))));
         assert!(matches!(next(), Command::Abandon));
+        assert!(matches!(next(), Command::HandOver { .. }));
+        assert!(matches!(next(), Command::TakeOver { .. }));
+        assert!(matches!(next(), Command::Establish));
+        assert!(matches!(next(), Command::CloseIdle));
         for report in [
             Report::Prepared(generation),
             Report::Refused(generation, "no".into()),
@@ -329,9 +363,19 @@ mod tests {
     #[test]
     fn frames_that_are_not_ours_are_refused() {
         let (a, b) = Channel::pair().unwrap();
-        for frame in
-            [&[2, 1][..], &[1], &[1, 9], &[1, 1, 0], &[1, 3, 1], &[1, 3, 7], &[1, 4], &[1, 5, 0], &[1, 6, 1], &[0]]
-        {
+        for frame in [
+            &[2, 1][..],
+            &[1],
+            &[1, 9],
+            &[1, 1, 0],
+            &[1, 3, 1],
+            &[1, 3, 7],
+            &[1, 4],
+            &[1, 5, 0],
+            &[1, 6, 1],
+            &[1, 8],
+            &[0],
+        ] {
             fd::send(a.as_fd(), frame, &[]).unwrap();
             assert_eq!(b.recv_command().unwrap_err().kind(), io::ErrorKind::InvalidData, "{frame:?}");
         }

@@ -7,7 +7,9 @@
 
 pub mod channel;
 pub mod clock;
+pub mod estate;
 pub mod fd;
+pub mod handover;
 pub mod health;
 pub mod ident;
 pub mod log;

@@ -3,15 +3,15 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod orphaned;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use conf::model::{Config, Listener};
@@ -53,8 +53,15 @@ pub(crate) struct Worker {
     slot: Slot,
     zone: &'static Zone,
     process: ProcessCells,
-    channel: Channel,
-    channel_ready: Registration,
+    /// To the master, as long as there is one.
+    line: RefCell<Rc<Line>>,
+    /// Where another master comes to when this one is gone.
+    call: UnixListener,
+    call_ready: Registration,
+    /// Who may be a master, beside root.
+    owner: u32,
+    /// Its master is not the proxy's yet: without it, it ends.
+    is_on_trial: Cell<bool>,
     /// SIGTERM, when someone sends it to this process: it is obeyed as the master's word is, and nothing is lost that
     /// was already gathered.
     signals: SignalFd,
@@ -71,21 +78,40 @@ pub(crate) struct Worker {
     panics: Cell<u64>,
 }
 
+/// The channel to a master.
+struct Line {
+    channel: Channel,
+    ready: Registration,
+}
+
 impl Worker {
     /// Makes everything ready to serve.
     ///
     /// # Errors
     /// The channel, to say it through, and a sentence for the operator.
     pub(crate) fn start(start: Start) -> Result<Rc<Worker>, (Channel, String)> {
-        let Start { config, seat, slot, zone, channel, listeners, access_log, log, error_log, .. } = start;
+        let Start {
+            config,
+            seat,
+            slot,
+            zone,
+            channel,
+            call,
+            owner,
+            is_on_trial,
+            listeners,
+            access_log,
+            log,
+            error_log,
+            ..
+        } = start;
         let process = zone.process(slot);
         process.state.set(State::Starting);
         clock::sample();
-        let raw = channel.as_raw_fd();
         let made = (|| {
             reactor::start().map_err(|error| format!("cannot make a poll: {error}"))?;
-            let channel_ready = Registration::new(&mut SourceFd(&raw), Interest::READABLE)
-                .map_err(|error| format!("cannot watch the channel to the master: {error}"))?;
+            let call =
+                orphaned::answer_at(call).map_err(|error| format!("cannot listen for another master: {error}"))?;
             let (signals, signals_ready) =
                 listen_for_term().map_err(|error| format!("cannot watch signals: {error}"))?;
             let servers = Rc::new(Servers::default());
@@ -100,12 +126,14 @@ impl Worker {
             for (listener, sockets) in config.listeners.iter().zip(listeners) {
                 gates.extend(gates_of(zone, slot, &downstream, listener, sockets)?);
             }
-            Ok((channel_ready, signals, signals_ready, servers, helper, downstream, gates))
+            Ok((call, signals, signals_ready, servers, helper, downstream, gates))
         })();
-        let (channel_ready, signals, signals_ready, servers, helper, downstream, gates) = match made {
+        let ((call, call_ready), signals, signals_ready, servers, helper, downstream, gates) = match made {
             Ok(made) => made,
             Err(reason) => return Err((channel, reason)),
         };
+        let line = Line::new(channel)
+            .map_err(|(channel, error)| (channel, format!("cannot watch the channel to the master: {error}")))?;
         let room = (Rc::clone(&downstream), Rc::clone(&servers));
         // A connection to a server is opened again at no one's cost but ours.
         net::set_room(config.worker_connections as usize, move || room.1.evict() || room.0.evict());
@@ -116,8 +144,11 @@ impl Worker {
             slot,
             zone,
             process,
-            channel,
-            channel_ready,
+            line: RefCell::new(Rc::new(line)),
+            call,
+            call_ready,
+            owner,
+            is_on_trial: Cell::new(is_on_trial),
             signals,
             signals_ready,
             downstream,
@@ -170,11 +201,25 @@ impl Worker {
         }
     }
 
-    /// Does what the master says, until it is gone.
+    /// Does what the master says, and after it the next one.
     async fn obey(self: Rc<Worker>) {
         loop {
-            readable(&self.channel_ready).await;
-            match self.channel.recv_command() {
+            let line = Rc::clone(&self.line.borrow());
+            self.obey_at(&line).await;
+            if self.is_on_trial.get() {
+                info!(self.log, "it never came to be the proxy's: finishing");
+                self.drain();
+            }
+            let next = self.await_master().await;
+            self.line.replace(Rc::new(next));
+        }
+    }
+
+    /// Does what a master says, until it is gone.
+    async fn obey_at(self: &Rc<Worker>, line: &Line) {
+        loop {
+            line.ready.readable().await;
+            match line.channel.recv_command() {
                 Ok(Some(Command::Drain)) => self.drain(),
                 Ok(Some(Command::Stop)) => self.is_stopped.set(true),
                 Ok(Some(Command::Reopen { access_log, error_log })) => {
@@ -190,15 +235,19 @@ impl Worker {
                 Ok(Some(Command::Sockets { listener, sockets })) => self.change.add_sockets(listener, sockets),
                 Ok(Some(Command::Prepare { generation, text, bearings, access_log })) => {
                     let papers = Papers { generation, text, bearings, access_log: access_log.map(File::from) };
-                    executor::spawn(Rc::clone(&self).prepare(papers));
+                    executor::spawn(Rc::clone(self).prepare(papers));
                 }
                 Ok(Some(Command::Commit(generation))) => self.commit(generation),
                 Ok(Some(Command::Abandon)) => self.change.abandon(),
+                Ok(Some(Command::CloseIdle)) => self.downstream.close_idle(),
+                Ok(Some(Command::Establish)) => self.is_on_trial.set(false),
+                Ok(Some(Command::HandOver { to })) => self.hand_over(to),
+                Ok(Some(Command::TakeOver { from })) => self.take_over(from),
                 Ok(None) => {
                     info!(self.log, "the master is gone: serving on without it");
                     return;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.channel_ready.drained(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => line.ready.drained(),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     warn!(self.log, "the master says what can't be understood"; "reason" => %error);
                 }
@@ -212,7 +261,7 @@ impl Worker {
 
     /// Stops when the process is asked to.
     async fn obey_signals(self: Rc<Worker>) {
-        readable(&self.signals_ready).await;
+        self.signals_ready.readable().await;
         if self.signals.read_signal().is_ok_and(|signal| signal.is_some()) {
             info!(self.log, "stopping at once, as a signal says");
         }
@@ -275,6 +324,25 @@ impl Worker {
         }
     }
 
+    fn hand_over(&self, to: OwnedFd) {
+        match self.downstream.hand_over(to) {
+            Ok(handover) => executor::spawn(handover),
+            Err(error) => warn!(self.log, "cannot hand over connections"; "reason" => %error),
+        }
+    }
+
+    fn take_over(self: &Rc<Worker>, from: OwnedFd) {
+        let worker = Rc::clone(self);
+        let door = move |name: &str| {
+            let gates = worker.gates.borrow();
+            gates.iter().map(Gate::door).find(|door| door.name() == name).map(Rc::clone)
+        };
+        match self.downstream.take_over(from, door) {
+            Ok(takeover) => executor::spawn(takeover),
+            Err(error) => warn!(self.log, "cannot take over connections"; "reason" => %error),
+        }
+    }
+
     fn report_figures(&self) {
         let process = &self.process;
         self.downstream.flush_log();
@@ -287,7 +355,7 @@ impl Worker {
     }
 
     fn report(&self, report: &Report) {
-        if let Err(error) = self.channel.send_report(report) {
+        if let Err(error) = self.line.borrow().channel.send_report(report) {
             warn!(self.log, "cannot tell the master: {:?}", report; "reason" => %error);
         }
     }
@@ -309,17 +377,6 @@ fn gates_of(
     let name = listener.address.to_string();
     let cells = zone.listener(slot, &name).ok_or_else(|| format!("the zone has no listener {name:?}"))?;
     Ok(Gate::of(downstream, listener, cells, sockets))
-}
-
-async fn readable(source: &Registration) {
-    poll_fn(|cx| {
-        if source.is_readable() {
-            return Poll::Ready(());
-        }
-        source.wake_reader(cx);
-        Poll::Pending
-    })
-    .await;
 }
 
 /// From now on SIGTERM does not end this thread's process but is read. Threads that it starts later inherit that.

@@ -65,6 +65,13 @@ pub struct Start {
     pub zone: &'static Zone,
     /// Its end of the channel to the master.
     pub channel: Channel,
+    /// A unix socket of packets that is bound in the runtime directory: where another master finds it when this one is
+    /// gone.
+    pub call: OwnedFd,
+    /// The user whose master may come there; root's may as well.
+    pub owner: u32,
+    /// Whether its master may yet give up its place: the worker then ends with it.
+    pub is_on_trial: bool,
     /// For each listener of `config`, its sockets: one a seat, or one.
     pub listeners: Vec<Vec<OwnedFd>>,
     /// Where the access log goes, if there is one.

@@ -9,6 +9,7 @@
 
 mod attempt;
 mod desk;
+mod suspended;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +36,7 @@ use crate::site::Site;
 use attempt::Attempt;
 
 pub(crate) use desk::Desk;
+pub(crate) use suspended::{Suspended, resume};
 
 /// The methods that a client is told of; others are passed on as well.
 const METHODS: &[u8] = b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
@@ -51,7 +53,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) log: &'a RefCell<Option<AccessLog>>,
 }
 
-/// Answers a request, or says why it can't be: `head` tells whether it could be read at all.
+/// Answers a request, or says why it can't be: `head` tells whether it could be read at all. What has become a tunnel may
+/// come back, to go on in another worker.
 ///
 /// # Errors
 /// Why the exchange did not go well, which the client has been told where that was possible.
@@ -61,17 +64,18 @@ pub(crate) async fn serve<S: Source, R: Respond>(
     body: &mut S,
     reply: &mut R,
     desk: &mut Desk,
-) -> Result<(), Fault> {
+) -> Result<Option<Box<Suspended>>, Fault> {
     asked.site.process.requests_active.inc();
     let exchange = Exchange::begin(desk.started);
-    let mut active = Active { asked, exchange, body, reply, desk, is_over: false };
+    let mut active = Active { asked, exchange, body, reply, desk, is_over: false, has_left: false };
     let Active { exchange, body, reply, desk, .. } = &mut active;
     identify(asked, exchange, desk);
     let outcome = match head.and_then(|()| place(asked, exchange, desk)) {
         Ok(()) => act(asked, exchange, *body, *reply, desk).await,
         Err(fault) => Err(fault),
     };
-    if let Err(fault) = outcome {
+    if let Err(fault) = &outcome {
+        let fault = *fault;
         exchange.fault = Some(fault);
         // Where a client's message ends is not known once it broke a rule.
         if fault.side == Side::Client || reply.has_begun() {
@@ -85,6 +89,7 @@ pub(crate) async fn serve<S: Source, R: Respond>(
         }
     }
     active.is_over = true;
+    active.has_left = matches!(outcome, Ok(Some(_)));
     outcome
 }
 
@@ -97,11 +102,18 @@ struct Active<'a, S: Source, R: Respond> {
     desk: &'a mut Desk,
     /// Whether it came to its own end. If not, the worker stopped or an exchange's code panicked.
     is_over: bool,
+    /// Whether it goes on elsewhere: who sees its end counts it.
+    has_left: bool,
 }
 
 impl<S: Source, R: Respond> Drop for Active<'_, S, R> {
     fn drop(&mut self) {
-        let Active { asked, exchange, body, reply, desk, is_over } = self;
+        let Active { asked, exchange, body, reply, desk, is_over, has_left } = self;
+        if *has_left {
+            asked.site.process.requests_active.dec();
+            desk.inbox = None;
+            return;
+        }
         if !*is_over {
             let fault = Fault::proxy(if reply.has_begun() { Stage::Send } else { Stage::Head }, Kind::Abandoned);
             exchange.fault = Some(fault);
@@ -169,8 +181,8 @@ async fn act<S: Source, R: Respond>(
     body: &mut S,
     reply: &mut R,
     desk: &mut Desk,
-) -> Result<(), Fault> {
-    let Some(route) = exchange.route.map(|route| &asked.site.routes[route]) else { return Ok(()) };
+) -> Result<Option<Box<Suspended>>, Fault> {
+    let Some(route) = exchange.route.map(|route| &asked.site.routes[route]) else { return Ok(None) };
     #[cfg(feature = "trial")]
     crate::middleware::trial::obey(asked.request);
     let limits = &route.limits;
@@ -189,14 +201,14 @@ async fn act<S: Source, R: Respond>(
         desk.draft.clear();
         desk.page.clear();
         write_field(b"Allow", METHODS, &mut desk.draft);
-        return answer(asked, 200, body, reply, desk).await;
+        return answer(asked, 200, body, reply, desk).await.map(|()| None);
     }
     match &route.action {
         Action::Upstream(upstream) => {
             Attempt { asked, upstream: *upstream, limits, deadline, exchange, body, reply, desk }.until_answered().await
         }
-        Action::Respond(fixed) => respond(asked, fixed, exchange, body, reply, desk).await,
-        Action::Redirect(to) => redirect(asked, to, exchange, body, reply, desk).await,
+        Action::Respond(fixed) => respond(asked, fixed, exchange, body, reply, desk).await.map(|()| None),
+        Action::Redirect(to) => redirect(asked, to, exchange, body, reply, desk).await.map(|()| None),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Routes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::upstreams::Names;
 use super::{Once, Section, check_name, number};
@@ -11,6 +11,7 @@ use crate::pattern::check_path;
 use crate::place::At;
 use crate::problem::Report;
 use crate::raw::route;
+use crate::shadow::Taken;
 use crate::suggest;
 use crate::template::Template;
 use crate::value::Invalid;
@@ -36,7 +37,10 @@ pub(super) fn all(sections: &[Section], upstreams: &Names, defaults: Defaults<'_
             }
             let Some(matcher) = matcher(raw, &at, report) else { continue };
             let name = name(raw, &matcher, &at, &mut names, report);
-            taken.warn_of_shadow(&matcher, &name, &at, report);
+            if let Some(shadow) = taken.admit(&matcher, &name) {
+                let invalid = Invalid::new(shadow.to_string()).hint("remove one, or match something else");
+                report.warning(&at.key("match"), invalid);
+            }
             let Some(action) = action else { continue };
             let (timeouts, limits) = overrides(raw, defaults);
             routes.push(Route { name, matcher, action, timeouts, limits });
@@ -258,40 +262,4 @@ fn overrides(raw: &route::Route, (timeouts, limits): Defaults<'_>) -> (RouteTime
         limits.body_bytes = raw.body_bytes.given().map_or(limits.body_bytes, |off| off.0.0.map(|bytes| bytes.0));
     }
     (timeouts, limits)
-}
-
-/// Which host and path is taken by which route so far: of two routes for the same, the first one gets the requests.
-#[derive(Default)]
-struct Taken {
-    by: HashMap<(Option<HostPattern>, bool, String), String>,
-}
-
-impl Taken {
-    fn warn_of_shadow(&mut self, matcher: &Match, name: &str, at: &At<'_>, report: &Report) {
-        let (is_prefix, path) = match &matcher.path {
-            PathPattern::Prefix(path) => (true, path),
-            PathPattern::Exact(path) => (false, path),
-        };
-        let any = [None];
-        let named: Vec<Option<HostPattern>> = matcher.hosts.iter().cloned().map(Some).collect();
-        let hosts = if named.is_empty() { any.as_slice() } else { named.as_slice() };
-        let mut taken = Vec::new();
-        for host in hosts {
-            let key = (host.clone(), is_prefix, path.clone());
-            match self.by.get(&key) {
-                Some(by) => taken.push((host, by.clone())),
-                None => {
-                    self.by.insert(key, name.to_string());
-                }
-            }
-        }
-        let message = match taken.as_slice() {
-            [] => return,
-            [(Some(host), by), ..] if taken.len() < hosts.len() => {
-                format!("requests for {host} go to the route `{by}`, which takes the same path and stands before")
-            }
-            [(_, by), ..] => format!("no request reaches this route: `{by}`, before it, takes the same hosts and path"),
-        };
-        report.warning(&at.key("match"), Invalid::new(message).hint("remove one, or match something else"));
-    }
 }

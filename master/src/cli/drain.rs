@@ -16,7 +16,8 @@ use shared::stats::{Connection, Process, Snapshot, State};
 use shared::zone::{Phase, ZoneError};
 
 use super::stats::quantity::{age, bytes};
-use super::{complain, exit, print};
+use super::{complain, exit, order, print};
+use crate::requests::Request;
 use crate::runtime_dir::RuntimeDir;
 
 /// What `sluice drain` is asked for.
@@ -28,10 +29,22 @@ pub(crate) struct DrainArgs {
     /// Show the connections of the workers that serve, too
     #[arg(long)]
     all: bool,
+    /// Close the connections of old workers on which nothing happens; with --all those of every worker
+    #[arg(long, conflicts_with = "json")]
+    close_idle: bool,
+    /// Stop old workers at once, whatever they have left to do
+    #[arg(long, conflicts_with_all = ["json", "all", "close_idle"])]
+    kill: bool,
 }
 
-/// Tells what holds old workers of the proxy of `dir`.
+/// Tells what holds old workers of the proxy of `dir`, or has the master do something about it.
 pub(crate) fn run(args: &DrainArgs, dir: &RuntimeDir) -> u8 {
+    if args.close_idle {
+        return order(dir, &Request::CloseIdle { all: args.all });
+    }
+    if args.kill {
+        return order(dir, &Request::StopOld);
+    }
     let read = || Ok((Snapshot::read(&dir.zone())?, Connection::read_all(&dir.zone())?));
     let (now, connections) = match read() {
         Ok(read) => read,

@@ -10,18 +10,22 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::control;
+use crate::lock::holder;
 use crate::recipe::Recipe;
+use crate::requests::{Request, ask};
 use crate::runtime_dir::RuntimeDir;
 
 mod check;
 mod drain;
 mod interval;
 mod plan;
+mod quarantine;
 mod run;
 mod signal;
 mod stats;
 mod status;
 mod top;
+mod upgrade;
 
 /// Exit codes, as the help tells them.
 pub(crate) mod exit {
@@ -111,8 +115,12 @@ enum Command {
     Status(status::StatusArgs),
     /// Show which old workers are still there, and what holds them
     Drain(drain::DrainArgs),
+    /// Show the requests that are refused because workers have died of them
+    Quarantine(quarantine::QuarantineArgs),
     /// Put a changed configuration into effect; fails with the reason if it is refused
     Reload,
+    /// Put another binary in this one's place, if it does well; else all stays as it is
+    Upgrade(upgrade::UpgradeArgs),
     /// Stop gracefully: finish what runs, within shutdown_timeout
     Quit,
     /// Stop at once
@@ -123,6 +131,12 @@ enum Command {
     Schema,
     /// Print the reference of the configuration, in Markdown
     Reference,
+    /// Take the place of the master at the other end of a link; started by that master
+    #[command(hide = true)]
+    Succeed {
+        /// The link
+        link: i32,
+    },
     /// Serve the demo origins; started by the master, with inherited descriptors
     #[command(hide = true)]
     Control {
@@ -192,10 +206,13 @@ impl Cli {
             Command::Top(args) => found(&|dir, _| code(top::run(args.clone(), dir.path()))),
             Command::Plan(args) => plan::run(&args, &recipe, self.prefix.as_deref(), quiet),
             Command::Status(args) => found(&|dir, _| status::run(&args, dir, &recipe)),
+            Command::Quarantine(args) => found(&|dir, _| quarantine::run(args, dir)),
             Command::Drain(args) => found(&|dir, _| drain::run(&args, dir)),
             Command::Reload => found(&|dir, _| signal::reload(dir, &recipe, quiet)),
             Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
             Command::Stop => found(&|dir, shutdown_timeout| signal::stop(dir, shutdown_timeout, quiet)),
+            Command::Upgrade(args) => found(&|dir, _| upgrade::run(&args, dir, quiet)),
+            Command::Succeed { link } => run::succeed(recipe, link),
             Command::Reopen => found(&|dir, _| signal::reopen(dir)),
             Command::Schema => print(&format!("{:#}", conf::schema())),
             Command::Reference => print(conf::reference().trim_end()),
@@ -220,6 +237,24 @@ fn recipe(config: Option<&Path>, prefix: Option<&Path>) -> std::io::Result<Recip
 
 fn code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(exit::FAILED)
+}
+
+/// Has the master of `dir` do something that it does at once.
+fn order(dir: &RuntimeDir, request: &Request) -> u8 {
+    /// How long it may take to answer.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    match holder(&dir.lock()) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            complain(&format!("no proxy runs in {}", dir.path().display()));
+            return exit::ABSENT;
+        }
+        Err(error) => return complain(&format!("cannot look for a proxy in {}: {error}", dir.path().display())),
+    }
+    match ask(&dir.master_socket(), request, PATIENCE, |_| {}) {
+        Ok(text) => print(&text),
+        Err(reason) => complain(&reason),
+    }
 }
 
 fn print(text: &str) -> u8 {

@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use conf::diff::{self, Effect};
+use conf::diff::{self, Effect, Kind, Place};
+use conf::shadow::{Shadow, shadows};
 use serde_json::json;
 use shared::stats::Snapshot;
 
@@ -60,8 +61,10 @@ pub(crate) fn run(args: &PlanArgs, running: &Recipe, prefix: Option<&Path>, quie
         }
         Err(error) => return complain(&format!("cannot read what is served: {error}")),
     };
+    let known = shadows(&served.routes);
     let plan = Plan {
         changes: diff::changes(&served, &loaded.config),
+        shadows: shadows(&loaded.config.routes).into_iter().filter(|shadow| !known.contains(shadow)).collect(),
         now: Snapshot::read(&dir.zone()).unwrap_or_default(),
         hash: hash(&loaded.text),
     };
@@ -77,6 +80,8 @@ pub(crate) fn run(args: &PlanArgs, running: &Recipe, prefix: Option<&Path>, quie
 
 struct Plan {
     changes: Vec<diff::Change>,
+    /// Routes that would lose requests to others before them, and do not yet.
+    shadows: Vec<Shadow>,
     now: Snapshot,
     hash: String,
 }
@@ -87,25 +92,28 @@ impl Plan {
         self.changes.iter().map(|change| change.effect).max()
     }
 
-    /// How many connections there are that a change is about; `None` where that is not known before.
+    /// How many connections are open now that a change is about: of a listener its clients', of an upstream or a server
+    /// those to it, of what holds for every client all of them. `None` where that is not known before, as it is of a
+    /// route, and where a change is about none.
     fn connections(&self, change: &diff::Change) -> Option<u64> {
+        let clients = self.now.totals.connections_active + self.now.totals.connections_idle;
         if change.effect != Effect::Live {
-            return Some(self.now.totals.connections_active + self.now.totals.connections_idle);
+            return Some(clients);
         }
-        let (section, rest) = change.path.split_once(['.', '['])?;
-        match section {
-            "listeners" => {
-                let listener = self.now.listeners.iter().find(|listener| is_named(rest, &listener.name, ']'))?;
+        match change.steps()[..] {
+            ["listeners", address, ..] => {
+                let listener = self.now.listeners.iter().find(|listener| listener.name == address)?;
                 Some(listener.totals.active)
             }
-            "upstreams" => {
-                let upstream = self.now.upstreams.iter().find(|upstream| is_named(rest, &upstream.object.name, '.'))?;
-                let below = rest.strip_prefix(&upstream.object.name)?;
-                let server = below.strip_prefix(".servers[");
+            ["upstreams", name, ref below @ ..] => {
+                let upstream = self.now.upstreams.iter().find(|upstream| upstream.object.name == name)?;
+                let server = if let ["servers", server, ..] = below { Some(*server) } else { None };
                 let servers = upstream.servers.iter().map(|server| &server.object);
-                let meant = servers.filter(|object| server.is_none_or(|server| is_named(server, &object.name, ']')));
-                Some(meant.map(|object| object.totals.in_flight + object.totals.idle).sum())
+                let meant: Vec<_> = servers.filter(|object| server.is_none_or(|name| name == object.name)).collect();
+                let count = meant.iter().map(|object| object.totals.in_flight + object.totals.idle).sum();
+                (!meant.is_empty()).then_some(count)
             }
+            ["timeouts" | "limits" | "trusted_proxies" | "access_log", ..] => Some(clients),
             _ => None,
         }
     }
@@ -114,19 +122,24 @@ impl Plan {
         let Some(effect) = self.effect() else { return "nothing would change".into() };
         let mut text = String::new();
         for change in &self.changes {
-            let sign = match (change.from.as_str(), change.to.as_str()) {
-                ("(none)", _) => '+',
-                (_, "(none)") => '-',
-                _ => '~',
+            let (sign, place) = match &change.kind {
+                Kind::Added(Some(Place::First)) => ('+', ", before all others".to_owned()),
+                Kind::Added(Some(Place::After(other))) => ('+', format!(", after {other}")),
+                Kind::Added(None) => ('+', String::new()),
+                Kind::Removed => ('-', String::new()),
+                Kind::Changed | Kind::Reordered => ('~', String::new()),
             };
             let connections = self.connections(change).map_or(String::new(), |count| format!(", {count} connections"));
             // Writing to memory does not fail.
-            let _ = writeln!(text, "{sign} {}  ({}{connections})", change.path, word(change.effect));
+            let _ = writeln!(text, "{sign} {}  ({}{place}{connections})", change.path, word(change.effect));
             let _ = match sign {
                 '+' => writeln!(text, "    {}", change.to),
                 '-' => writeln!(text, "    {}", change.from),
                 _ => writeln!(text, "    {} -> {}", change.from, change.to),
             };
+        }
+        for shadow in &self.shadows {
+            let _ = writeln!(text, "! routes[{}]  (shadowed)\n    {shadow}", shadow.route);
         }
         let open = self.now.totals.connections_active + self.now.totals.connections_idle;
         let count = self.changes.len();
@@ -146,22 +159,37 @@ impl Plan {
             .changes
             .iter()
             .map(|change| {
+                let (from, to) = change.values();
+                let (kind, after) = match &change.kind {
+                    Kind::Added(Some(Place::After(other))) => ("added", Some(other)),
+                    Kind::Added(_) => ("added", None),
+                    Kind::Removed => ("removed", None),
+                    Kind::Changed => ("changed", None),
+                    Kind::Reordered => ("reordered", None),
+                };
                 json!({
                     "path": change.path,
+                    "kind": kind,
+                    "after": after,
                     "effect": word(change.effect),
-                    "from": change.from,
-                    "to": change.to,
+                    "from": from,
+                    "to": to,
                     "connections": self.connections(change),
                 })
             })
             .collect();
-        json!({"configuration": self.hash, "effect": self.effect().map(word), "changes": changes}).to_string()
+        let shadows = self.shadows.iter().map(|shadow| {
+            let hosts: Vec<_> = shadow.taken.iter().flat_map(|(host, _)| host).map(ToString::to_string).collect();
+            json!({"route": shadow.route, "whole": shadow.is_whole, "hosts": hosts, "by": shadow.by()})
+        });
+        json!({
+            "configuration": self.hash,
+            "effect": self.effect().map(word),
+            "changes": changes,
+            "shadowed": shadows.collect::<Vec<_>>(),
+        })
+        .to_string()
     }
-}
-
-/// Whether a path goes on with this name and ends there, or goes on behind it with `end`.
-fn is_named(path: &str, name: &str, end: char) -> bool {
-    path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(end))
 }
 
 fn word(effect: Effect) -> &'static str {

@@ -5,12 +5,13 @@
 use super::{complain, exit};
 use crate::cycle::{Master, Start};
 use crate::daemon::{Launch, Outcome, Side, detach};
+use crate::inheritance::{Estate, Inheritance};
 use crate::lock::{Holder, Lock, holder};
 use crate::logs::Logs;
 use crate::machine;
-use crate::orphans::Orphans;
 use crate::recipe::Recipe;
 use crate::runtime_dir::RuntimeDir;
+use crate::spawn::adopt;
 use conf::Loaded;
 use conf::model::LogTarget;
 
@@ -97,9 +98,31 @@ fn prepare(
     let lock = Lock::take(&dir.lock())
         .map_err(|error| failed(format!("cannot lock {}: {error}", dir.lock().display())))?
         .map_err(|holder| runs_already(&dir, holder))?;
-    let orphans = Orphans::find(&dir, &log);
-    Master::new(Start { recipe, dir, lock, log, launch: launch.take(), orphans, greeting })
+    let inheritance = Inheritance::of_orphans(&dir, &loaded.config, &log);
+    Master::new(Start { recipe, dir, lock, log, launch: launch.take(), inheritance, greeting })
         .map_err(|error| failed(format!("cannot start: {error}")))
+}
+
+/// Takes the place of the master at the other end of the link with this number, which started this process for that.
+pub(crate) fn succeed(recipe: Recipe, link: i32) -> u8 {
+    let failed = |text: String| complain(&format!("cannot take the place of the master that serves: {text}"));
+    let link = match adopt(link) {
+        Ok(link) => link,
+        Err(error) => return failed(error.to_string()),
+    };
+    let Estate { loaded, lock, inheritance } = match Estate::receive(link, &recipe) {
+        Ok(estate) => estate,
+        Err(reason) => return failed(reason),
+    };
+    let dir = RuntimeDir::of(&loaded.config);
+    let start = |log| Start { recipe, dir, lock, log, launch: None, inheritance, greeting: None };
+    let master = Logs::open(&loaded.config)
+        .and_then(|logs| Master::new(start(logs.logger())).map_err(|error| format!("cannot start: {error}")));
+    match master {
+        Ok(master) => master.run(loaded).code,
+        // The other master sees the end of the link.
+        Err(reason) => failed(reason),
+    }
 }
 
 fn runs_already(dir: &RuntimeDir, holder: Holder) -> Outcome {

@@ -87,12 +87,7 @@ impl Status<'_> {
             lines.push(format!("generation {generation}: {}", workers.join(", ")));
         }
         for banned in &self.now.quarantined {
-            let cut = if banned.is_cut { "..." } else { "" };
-            let left = age(banned.until_ns.saturating_sub(self.now.taken_ns));
-            lines.push(format!(
-                "quarantine: {} {}{cut} of route {} is refused for another {left}, as workers have died of it",
-                banned.method, banned.path, banned.route
-            ));
+            lines.push(super::quarantine::line(banned, self.now.taken_ns));
         }
         lines.join("\n")
     }

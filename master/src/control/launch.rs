@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::sys::socket::Backlog;
+use shared::channel::Channel;
 
 use crate::children::{Child, Role};
 use crate::listeners::{Company, open_unix};
@@ -24,17 +25,29 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Opens the sockets of the demo origins.
+    /// Opens the sockets of the demo origins; those that are `passed` are open already.
     ///
     /// # Errors
     /// When a path is taken, or descriptors run out.
-    pub(crate) fn open(dir: &RuntimeDir) -> io::Result<Control> {
+    pub(crate) fn open(dir: &RuntimeDir, mut passed: Vec<(String, OwnedFd)>) -> io::Result<Control> {
         let open = |name| {
             let path = dir.origin(name);
+            if let Some(at) = passed.iter().position(|(known, _)| known == name) {
+                return Ok((path, passed.swap_remove(at).1));
+            }
             // The lock of the directory is ours, so whoever still listens there belongs to a killed master.
             open_unix(&path, Backlog::MAXCONN, Company::Orphans).map(|socket| (path, socket))
         };
         Ok(Control { origins: ORIGINS.into_iter().map(open).collect::<io::Result<_>>()?, lifeline: pipe()? })
+    }
+
+    /// The sockets by the names of their origins, for another master.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub(crate) fn share(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let share = |(name, (_, socket)): (&&str, &(PathBuf, OwnedFd))| Ok(((*name).to_owned(), socket.try_clone()?));
+        ORIGINS.iter().zip(&self.origins).map(share).collect()
     }
 
     /// Held open by master and workers: while one of them lives, so does `control`.
@@ -47,8 +60,9 @@ impl Control {
     /// # Errors
     /// A sentence for the operator.
     pub(crate) fn start(&self, rights: &Rights) -> Result<Child, String> {
-        let pass: Vec<_> =
-            self.origins.iter().map(|(_, socket)| socket.as_fd()).chain([self.lifeline.0.as_fd()]).collect();
+        let (ours, theirs) = Channel::pair().map_err(|error| format!("cannot start control: {error}"))?;
+        let origins = self.origins.iter().map(|(_, socket)| socket.as_fd());
+        let pass: Vec<_> = origins.chain([self.lifeline.0.as_fd(), theirs.as_fd()]).collect();
         let keep: Vec<_> = pass.iter().map(AsRawFd::as_raw_fd).collect();
         let mut arguments = vec![c"sluice".to_owned(), c"control".to_owned()];
         for descriptor in &keep {
@@ -63,7 +77,7 @@ impl Control {
             worker::exit::FAILED
         });
         process
-            .map(|process| Child::new(Role::Control, process, None))
+            .map(|process| Child::new(Role::Control, process, Some(ours)))
             .map_err(|error| format!("cannot start control: {error}"))
     }
 

@@ -65,6 +65,7 @@ impl Reader<'_> {
             master: process_id(words[at(master::HOLDER_PID)], words[at(master::HOLDER_START)], 0),
             is_retired: words[at(master::RETIRED)] != 0,
             verdict: verdict(&words)?,
+            slots: self.layout.slots().count,
             ..Snapshot::default()
         };
         for index in 0..self.layout.quarantine().count {

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub verdict: Option<Verdict>,
     /// The requests that are refused because others like them have killed workers.
     pub quarantined: Vec<Quarantined>,
+    /// How many processes may be in it at once.
+    pub slots: u64,
     /// Who is in a slot.
     pub processes: Vec<Process>,
     /// The sum over all slots, those of processes long gone included.
@@ -211,6 +213,14 @@ impl Snapshot {
             }
         }
         change
+    }
+
+    /// The highest generation that anything here names: the next one has a higher number.
+    #[must_use]
+    pub fn last_generation(&self) -> u64 {
+        let tried = self.verdict.iter().map(|verdict| verdict.generation);
+        let started = self.processes.iter().map(|process| process.generation);
+        tried.chain(started).chain([self.generation]).map(|generation| generation.0).max().unwrap_or(0)
     }
 
     /// The state of the proxy as a whole.

@@ -157,6 +157,11 @@ impl Flight {
         });
     }
 
+    /// It has carried `requests` already, elsewhere.
+    pub fn go_on(self, requests: u64) {
+        self.set(word::REQUESTS, requests);
+    }
+
     /// The connection is another client's, as a PROXY protocol header says.
     pub fn announce(self, client: SocketAddr) {
         self.together(|| self.write_client(Some(client)));
@@ -227,6 +232,12 @@ impl Flight {
     pub fn sent(self, bytes: u64, now: u64) {
         self.set(word::SENT_NOW, self.get(word::SENT_NOW).wrapping_add(bytes));
         self.set(word::MOVED, now);
+    }
+
+    /// So much has moved so far of the present exchange.
+    pub fn set_moved(self, received: u64, sent: u64) {
+        self.set(word::RECEIVED_NOW, received);
+        self.set(word::SENT_NOW, sent);
     }
 
     /// The exchange is over: so many bytes were received and sent, heads and framing included.

@@ -179,8 +179,13 @@ impl Zone {
         store(self.master_word(master::VERDICT_AT), monotonic_ns());
         publish(self.master_word(master::VERDICT_LENGTH), text.len() as u64);
         if accepted {
-            publish(self.master_word(master::GENERATION), generation.0);
+            self.set_generation(generation);
         }
+    }
+
+    /// Says which generation counts. Master only.
+    pub fn set_generation(&'static self, generation: Generation) {
+        publish(self.master_word(master::GENERATION), generation.0);
     }
 
     /// Says that another master runs now: who still works for this zone drains.

@@ -76,7 +76,7 @@ macro_rules! record {
 
 record! {
     /// What a process says of itself; it alone writes.
-    ProcessCells => ProcessTotals, counters at 16, words 24,
+    ProcessCells => ProcessTotals, counters at 16, words 26,
     beside {
         /// What it is doing.
         state: StateCell = 1,
@@ -116,8 +116,12 @@ record! {
         idle_evicted: Counter = 21,
         /// Turns of the event loop.
         turns: Counter = 22,
+        /// Downstream connections handed over to another worker.
+        handed_over: Counter = 23,
+        /// Downstream connections taken over from another worker.
+        taken_over: Counter = 24,
         /// Requests refused because others like them have killed workers.
-        quarantined: Counter = 23,
+        quarantined: Counter = 25,
     }
 }
 

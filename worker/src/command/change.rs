@@ -25,7 +25,7 @@ use shared::fd::unseal;
 use shared::ident::Generation;
 use slog::info;
 
-use super::{Worker, access_log_of, gates_of, readable};
+use super::{Worker, access_log_of, gates_of};
 use crate::downstream::{Door, Gate};
 use crate::helper::Helper;
 use crate::runtime::executor;
@@ -88,7 +88,7 @@ impl Drawing {
     /// Tells those who wait that something has come back.
     async fn deliver(self: Rc<Drawing>) {
         loop {
-            readable(&self.ready).await;
+            self.ready.readable().await;
             self.ready.drained();
             self.drawn.borrow_mut().extend(self.receiver.try_iter());
             self.news.raise();

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 
@@ -60,6 +60,11 @@ impl Door {
             is_prompt: Cell::new(true),
             downstream: Rc::downgrade(downstream),
         })
+    }
+
+    /// The address as a configuration has it: what it is known by.
+    pub(crate) fn name(&self) -> String {
+        self.address.to_string()
     }
 
     /// A new connection was asked for its request at once.
@@ -162,9 +167,24 @@ impl Gate {
         Ok(())
     }
 
+    /// Where its connections come in.
+    pub(crate) fn door(&self) -> &Rc<Door> {
+        &self.door
+    }
+
     /// Whether it is of the listener on `address`.
     pub(crate) fn is_at(&self, address: &Address) -> bool {
         self.door.address == *address
+    }
+
+    /// The address of its listener.
+    pub(crate) fn address(&self) -> &Address {
+        &self.door.address
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Takes over what another configuration says of the listener.
@@ -232,15 +252,14 @@ impl Downstream {
 
     /// A connection has come in.
     pub(crate) fn admit(self: &Rc<Downstream>, stream: Stream, peer: Peer, door: &Rc<Door>) {
-        let number = self.accepted.get() + 1;
-        self.accepted.set(number);
+        let number = self.next_number();
         let mut connection = Box::new(Connection::new(stream, peer, number, door));
         if door.is_prompt.get() || door.cells.accepted.get().is_multiple_of(PROMPT_TRIAL) {
             // Its request has come with it, and is read while all of it is at hand.
             connection.put_on_trial();
             self.drivers.assign(self, connection);
         } else {
-            self.park(connection, Waiting::First);
+            self.park(connection, Waiting::First, clock::now());
         }
     }
 

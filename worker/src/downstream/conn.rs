@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use shared::handover;
 use shared::zone::{Flight, Phase};
 
 use super::Downstream;
+use super::Waiting;
 use super::accept::Door;
 use super::h1::{Codec, Ended, Opening};
 use crate::message::client::Client;
 use crate::observe::flight::{Berth, Mark};
-use crate::pipeline::Desk;
+use crate::pipeline::{Desk, Suspended};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::clock::{self, SECOND};
 use crate::runtime::executor;
@@ -34,6 +36,10 @@ pub(super) struct Connection {
     /// Whether it was asked for its request as soon as it had come in, and has not been asked again.
     is_on_trial: bool,
     is_idle: bool,
+    /// Another worker did not want it: it ends here.
+    stays: bool,
+    /// The tunnel that it carries, while nobody runs it.
+    suspended: Option<Box<Suspended>>,
 }
 
 /// What becomes of a connection that was driven.
@@ -45,28 +51,105 @@ pub(super) enum Fate {
     Kept,
     /// It is to be closed.
     Over,
+    /// Its tunnel is suspended, to go on in another worker.
+    Left,
 }
 
 impl Connection {
     pub(super) fn new(stream: Stream, peer: Option<SocketAddr>, number: u64, door: &Rc<Door>) -> Connection {
         let local = door.local.or_else(|| stream.local_addr());
-        let (berth, since) = (door.records.take(), clock::now());
-        berth.flight().open(peer, door.cells.index, since);
+        let berth = door.records.take();
+        berth.flight().open(peer, door.cells.index, clock::now());
         let client = Client { peer, local, announced: None, number, requests: 0, flight: berth.flight() };
         door.cells.accepted.inc();
-        door.cells.active.inc();
         door.process.accepted.inc();
+        let mut connection = Connection::of(stream, client, berth, door);
+        connection.awaits_announcement = door.proxy_protocol.get();
+        connection
+    }
+
+    fn of(stream: Stream, client: Client, berth: Berth, door: &Rc<Door>) -> Connection {
+        door.cells.active.inc();
         door.process.connections_active.inc();
         Connection {
             stream,
             client,
             berth,
             door: Rc::clone(door),
-            since,
-            awaits_announcement: door.proxy_protocol.get(),
+            since: clock::now(),
+            awaits_announcement: false,
             is_on_trial: false,
             is_idle: false,
+            stays: false,
+            suspended: None,
         }
+    }
+
+    /// One that another worker had.
+    pub(super) fn adopt(
+        stream: Stream,
+        record: &handover::Client,
+        suspended: Option<Box<Suspended>>,
+        number: u64,
+        door: &Rc<Door>,
+    ) -> Connection {
+        let handover::Client { peer, local, announced, requests, .. } = *record;
+        let (berth, since) = (door.records.take(), record.accepted.min(clock::now()));
+        let client = Client { peer, local, announced, number, requests, flight: berth.flight() };
+        client.flight.open(client.source(), door.cells.index, since);
+        client.flight.go_on(requests);
+        let mut connection = Connection::of(stream, client, berth, door);
+        connection.since = since;
+        connection.awaits_announcement = record.awaits_announcement;
+        connection.suspended = suspended;
+        connection
+    }
+
+    /// As another worker is told of it. It has waited since `waits_since`, if it waits.
+    pub(super) fn record(&self, waits_since: u64) -> handover::Client {
+        let Client { peer, local, announced, requests, .. } = self.client;
+        handover::Client {
+            listener: self.door.name(),
+            peer,
+            local,
+            announced,
+            accepted: self.since,
+            requests,
+            awaits_announcement: self.awaits_announcement,
+            waits_since,
+        }
+    }
+
+    /// What it waits for while it is idle.
+    pub(super) fn waiting(&self) -> Waiting {
+        if self.client.requests == 0 { Waiting::First } else { Waiting::Next }
+    }
+
+    /// The tunnel that it carries, if nobody runs it.
+    pub(super) fn suspended(&self) -> Option<&Suspended> {
+        self.suspended.as_deref()
+    }
+
+    /// Whether it ends here, wherever others go.
+    pub(super) fn stays(&self) -> bool {
+        self.stays
+    }
+
+    /// From now on it does.
+    pub(super) fn set_stays(&mut self) {
+        self.stays = true;
+    }
+
+    /// Its descriptors are about to be another worker's: the kernel is to forget them here.
+    pub(super) fn leave(&self) {
+        self.stream.source().leave();
+        self.suspended.iter().for_each(|suspended| suspended.server.source().leave());
+    }
+
+    /// They are not, after all.
+    pub(super) fn come_back(&self) {
+        self.stream.source().come_back();
+        self.suspended.iter().for_each(|suspended| suspended.server.source().come_back());
     }
 
     /// It is asked at once for what it has to say.
@@ -119,6 +202,11 @@ impl Connection {
 
     /// Runs exchanges for as long as requests come at once.
     pub(super) async fn run(&mut self, downstream: &Downstream, codec: &mut Codec, desk: &mut Desk) -> Fate {
+        if let Some(suspended) = self.suspended.take() {
+            let (cells, tunnel) = (self.door.cells, (suspended, self.stays));
+            let ended = codec.resume(&self.stream, &self.client, &cells, downstream, desk, tunnel).await;
+            return self.end(ended, codec).await;
+        }
         if self.awaits_announcement {
             let due = self.since.saturating_add(downstream.site.borrow().timeouts.client_head);
             match codec.read_announcement(&self.stream, due).await {
@@ -147,16 +235,24 @@ impl Connection {
                     self.client.requests -= 1;
                     return if self.client.requests == 0 { Fate::Silent } else { Fate::Kept };
                 }
-                Ended::Closed => return Fate::Over,
-                Ended::Unread => {
-                    self.client.flight.enter(Phase::Lingering, clock::now());
-                    linger(&self.stream, self.client.flight, codec.timer()).await;
-                    return Fate::Over;
-                }
+                Ended::Closed | Ended::Unread | Ended::Left(_) => return self.end(ended, codec).await,
                 Ended::Kept if codec.has_input() || self.stream.source().is_readable() => executor::yield_now().await,
                 Ended::Kept => return Fate::Kept,
             }
         }
+    }
+
+    /// No exchange follows on it here.
+    async fn end(&mut self, ended: Ended, codec: &Codec) -> Fate {
+        match ended {
+            Ended::Left(suspended) => {
+                self.suspended = Some(suspended);
+                return Fate::Left;
+            }
+            Ended::Unread => linger(&self.stream, self.client.flight, codec.timer()).await,
+            _ => {}
+        }
+        Fate::Over
     }
 }
 
@@ -176,6 +272,7 @@ async fn linger(stream: &Stream, flight: Flight, timer: &Timer) {
         return;
     }
     let end = clock::now().saturating_add(LINGER_TOTAL);
+    flight.enter(Phase::Lingering, clock::now());
     flight.expect_end(end);
     let mut rest = Buffer::new();
     while clock::now() < end {

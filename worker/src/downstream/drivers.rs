@@ -13,7 +13,7 @@ use super::h1::Codec;
 use super::{Downstream, Waiting};
 use crate::observe::flight::attributed;
 use crate::pipeline::Desk;
-use crate::runtime::executor;
+use crate::runtime::{clock, executor};
 
 /// How many drivers wait for work; more than that end when theirs is done.
 const WAITING_DRIVERS_MAX: usize = 256;
@@ -118,9 +118,10 @@ async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>, number: usize) {
         let fate = attributed(mark, pin!(connection.run(&downstream, &mut codec, &mut desk))).await;
         connection.end_trial(fate);
         match fate {
-            Fate::Silent => downstream.park(connection, Waiting::First),
-            Fate::Kept => downstream.park(connection, Waiting::Next),
+            Fate::Silent => downstream.park(connection, Waiting::First, clock::now()),
+            Fate::Kept => downstream.park(connection, Waiting::Next, clock::now()),
             Fate::Over => drop(connection),
+            Fate::Left => downstream.depart(connection),
         }
         codec.clear();
         if !downstream.drivers.rest(&inbox) {

@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use shared::stats::ListenerCells;
 
 use super::Downstream;
+use super::departures::Departures;
 use crate::message::body::{End, Respond, Sink};
 use crate::message::client::Client;
 use crate::message::fault::{Fault, Kind, Side, Stage};
 use crate::message::head::{BodyLength, Request, RequestHead, Response};
 use crate::message::page;
-use crate::pipeline::{Asked, Desk, serve};
-use crate::proto::h1::{Attempts, HeadLimits, Parsed, parse_request};
+use crate::pipeline::{Asked, Desk, Suspended, resume, serve};
+use crate::proto::h1::{Attempts, HEADER_COUNT_MAX, HeadLimits, Parsed, parse_request};
 use crate::proto::hop;
 use crate::proto::proxy_protocol::{self, Addresses, Progress};
 use crate::proto::transfer::{Link, Patience, Reader, Sent, Writer};
@@ -43,7 +44,6 @@ pub(super) enum Opening {
 }
 
 /// How an exchange ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     /// There was none: nothing has come.
     Nothing,
@@ -53,6 +53,8 @@ pub(super) enum Ended {
     Closed,
     /// The connection is to be closed, but the client still sends.
     Unread,
+    /// It has not: the tunnel that it became is to go on elsewhere.
+    Left(Box<Suspended>),
 }
 
 impl Codec {
@@ -145,6 +147,7 @@ impl Codec {
             is_head: self.head.method.within(bytes) == b"HEAD",
             is_last: !self.head.keep_alive || client.requests >= site.keep_alive_requests,
             is_draining: &downstream.is_draining,
+            departures: Some(&downstream.departures),
             begun_at: None,
             ends_with_connection: false,
             is_finished: false,
@@ -169,11 +172,63 @@ impl Codec {
         let may_speak = stream.source().is_readable() || !has_said_all && !stream.source().is_watched();
         let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || may_speak;
         match outcome {
+            Ok(Some(left)) => Ended::Left(left),
             Err(fault) if fault.is_client_gone() => Ended::Closed,
             // To linger is to say first that this is the end.
             Err(_) if is_cut => Ended::Closed,
             _ if !is_last && rest.is_complete => Ended::Kept,
             _ if is_unread => Ended::Unread,
+            _ => Ended::Closed,
+        }
+    }
+
+    /// Goes on with a tunnel that another task, perhaps another worker's, has run so far. One that `stays` ends here.
+    pub(super) async fn resume(
+        &mut self,
+        stream: &Stream,
+        client: &Client,
+        listener: &ListenerCells,
+        downstream: &Downstream,
+        desk: &mut Desk,
+        (suspended, stays): (Box<Suspended>, bool),
+    ) -> Ended {
+        let site = std::rc::Rc::clone(&downstream.site.borrow());
+        let request = &suspended.account.request;
+        let limits = HeadLimits { bytes: request.len(), fields: HEADER_COUNT_MAX };
+        desk.begin(suspended.account.started);
+        // The worker that had it has parsed it. Should it read heads otherwise, the line lacks what this one can't read.
+        match parse_request(request, limits, &mut self.head) {
+            Ok(Parsed::Complete) => self.inbox = Some(Buffer::holding(request)),
+            _ => self.head.clear(),
+        }
+        let bytes = self.input();
+        let patience = Patience { step: site.timeouts.client_send, deadline: u64::MAX };
+        let link = |timer| Link { stream, timer, side: Side::Client, patience };
+        let sent = Sent::default();
+        sent.wire.set(suspended.account.sent);
+        sent.writes.set(1);
+        let mut outbox = Vec::new();
+        let mut reply = Reply {
+            writer: Writer::new(link(&self.writing), &mut outbox, BodyLength::None, &sent),
+            sent: &sent,
+            stream,
+            timer: &self.reading,
+            leading: &[],
+            minor: self.head.minor,
+            is_head: false,
+            is_last: true,
+            is_draining: &downstream.is_draining,
+            departures: (!stays).then_some(&downstream.departures),
+            begun_at: Some(0),
+            ends_with_connection: false,
+            is_finished: true,
+        };
+        let mut body = Reader::new(link(&self.reading), &[], BodyLength::None, None, 0);
+        let request = Request { head: &self.head, bytes };
+        let asked = Asked { site: &site, client, request, listener, log: &downstream.log };
+        match resume(asked, suspended, &mut body, &mut reply, desk).await {
+            Ok(Some(left)) => Ended::Left(left),
+            Err(fault) if !fault.is_client_gone() => Ended::Unread,
             _ => Ended::Closed,
         }
     }
@@ -274,6 +329,8 @@ struct Reply<'a> {
     is_head: bool,
     is_last: bool,
     is_draining: &'a Cell<bool>,
+    /// None if the connection ends here whatever comes.
+    departures: Option<&'a Departures>,
     /// How many writes had been begun when the final response began.
     begun_at: Option<u64>,
     /// Only the connection's end tells the client where the body ends.
@@ -364,8 +421,15 @@ impl Respond for Reply<'_> {
         self.stream.watch()
     }
 
-    fn tunnel(&self) -> End<'_> {
-        End { stream: self.stream, timer: self.timer, leading: self.leading }
+    fn tunnel(&self) -> (End<'_>, &[u8]) {
+        (End { stream: self.stream, timer: self.timer }, self.leading)
+    }
+
+    async fn departure(&self) {
+        match self.departures {
+            Some(departures) => departures.call().await,
+            None => std::future::pending().await,
+        }
     }
 
     fn sent(&self) -> (u64, u64) {

@@ -50,9 +50,9 @@ impl Default for Queue {
 }
 
 impl IdleTable {
-    /// Keeps a connection until it becomes readable or `due` comes. Those of one queue are due in the order in which they
+    /// Keeps a connection, which has waited since `since`, until it becomes readable or `due` comes. Those of one queue are due in the order in which they
     /// are put, or nearly so: a limit that a reload shortens takes effect as the longer waits end.
-    pub(super) fn put(&mut self, mut connection: Box<Connection>, waiting: Waiting, due: u64) {
+    pub(super) fn put(&mut self, mut connection: Box<Connection>, waiting: Waiting, since: u64, due: u64) {
         connection.set_idle(waiting == Waiting::Next);
         connection.expect_end(due);
         let key = self.free.pop().unwrap_or_else(|| {
@@ -67,7 +67,7 @@ impl IdleTable {
             NONE => queue.head = key,
             previous => self.places[previous as usize].next = key,
         }
-        let (since, connection) = (clock::now(), Some(connection));
+        let connection = Some(connection);
         self.places[key as usize] = Place { uses, connection, waiting, since, due, next: NONE, previous };
     }
 
@@ -112,14 +112,29 @@ impl IdleTable {
             let is_silent = connection.as_ref().is_some_and(|connection| !connection.stream().source().is_readable());
             is_silent && *since < clock::now()
         };
-        let oldest = |waiting: Waiting| {
-            let head = self.queues[waiting as usize].head;
-            let next = |key: &u32| Some(self.places[*key as usize].next).filter(|next| *next != NONE);
-            let queue = std::iter::successors(Some(head).filter(|head| *head != NONE), next);
-            queue.take(EVICTION_STEPS_MAX).find(waits)
-        };
+        let oldest = |waiting: Waiting| self.keys(waiting).take(EVICTION_STEPS_MAX).find(waits);
         let key = oldest(Waiting::Next).or_else(|| oldest(Waiting::First))?;
         self.take_from(key)
+    }
+
+    /// Takes out a connection that may go to another worker, whether or not something has come on it, and tells since when
+    /// it has waited; of those that have waited for the next request first.
+    pub(super) fn take_movable(&mut self) -> Option<(Box<Connection>, u64)> {
+        let may_go = |key: &u32| {
+            let connection = &self.places[*key as usize].connection;
+            connection.as_ref().is_some_and(|connection| !connection.stays())
+        };
+        // Those that stay are put again, at the tail.
+        let key = self.keys(Waiting::Next).find(may_go).or_else(|| self.keys(Waiting::First).find(may_go))?;
+        let since = self.places[key as usize].since;
+        Some((self.take_from(key)?, since))
+    }
+
+    /// The places of a queue, longest wait first.
+    fn keys(&self, waiting: Waiting) -> impl Iterator<Item = u32> {
+        let head = self.queues[waiting as usize].head;
+        let next = |key: &u32| Some(self.places[*key as usize].next).filter(|next| *next != NONE);
+        std::iter::successors(Some(head).filter(|head| *head != NONE), next)
     }
 
     /// No wait ends later than this.

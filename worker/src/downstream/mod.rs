@@ -11,9 +11,12 @@
 
 mod accept;
 mod conn;
+mod departures;
 mod drivers;
+mod give;
 mod h1;
 mod idle;
+mod take;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -27,6 +30,7 @@ use crate::runtime::sync::Signal;
 use crate::runtime::{clock, net};
 use crate::site::{self, Site};
 use conn::Connection;
+use departures::Departures;
 use drivers::Drivers;
 use idle::{IdleTable, Waiting};
 
@@ -45,11 +49,12 @@ pub(crate) struct Downstream {
     records: Rc<Records>,
     idle: RefCell<IdleTable>,
     drivers: Drivers,
+    departures: Departures,
     is_draining: Cell<bool>,
     /// How many sockets are accepted from.
     gates_open: Cell<usize>,
-    /// How many connections were accepted: the last one's number.
-    accepted: Cell<u64>,
+    /// The number of the connection that came last.
+    number: Cell<u64>,
     /// A connection was closed, or may be.
     vacancy: Signal,
     /// A gate is to close.
@@ -71,9 +76,10 @@ impl Downstream {
             logger,
             idle: RefCell::default(),
             drivers: Drivers::default(),
+            departures: Departures::default(),
             is_draining: Cell::new(false),
             gates_open: Cell::new(0),
-            accepted: Cell::new(0),
+            number: Cell::new(0),
             vacancy: Signal::default(),
             orders: Signal::default(),
         })
@@ -100,6 +106,12 @@ impl Downstream {
         self.vacancy.raise();
     }
 
+    /// Closes all connections on which nothing happens.
+    pub(crate) fn close_idle(self: &Rc<Downstream>) {
+        self.idle.borrow_mut().hasten(clock::now());
+        self.sweep();
+    }
+
     /// Closes the connection that has waited for the longest time between requests, or else for its first one; false
     /// when none waits.
     pub(crate) fn evict(&self) -> bool {
@@ -113,8 +125,15 @@ impl Downstream {
     /// Takes what is in the listening sockets' queues, and no more after that; lets what runs come to its end.
     pub(crate) fn drain(&self) {
         if !self.is_draining.replace(true) {
-            self.idle.borrow_mut().hasten(clock::now() + DRAIN_GRACE);
+            self.hasten();
             self.orders.raise();
+        }
+    }
+
+    /// Cuts every wait short, once the worker drains and nobody takes those who wait.
+    fn hasten(&self) {
+        if self.is_draining.get() && !self.departures.are_open() {
+            self.idle.borrow_mut().hasten(clock::now() + DRAIN_GRACE);
         }
     }
 
@@ -171,18 +190,24 @@ impl Downstream {
         (self.connections() < limit || self.evict()) && net::has_room()
     }
 
-    /// Puts a connection into the idle table.
-    fn park(&self, connection: Box<Connection>, waiting: Waiting) {
+    fn next_number(&self) -> u64 {
+        self.number.set(self.number.get() + 1);
+        self.number.get()
+    }
+
+    /// Puts a connection, which has waited since `since`, into the idle table.
+    fn park(&self, connection: Box<Connection>, waiting: Waiting, since: u64) {
         let timeouts = self.site.borrow().timeouts;
         let mut due = match waiting {
             Waiting::First => connection.since().saturating_add(timeouts.client_head),
-            Waiting::Next => clock::now().saturating_add(timeouts.keep_alive),
+            Waiting::Next => since.saturating_add(timeouts.keep_alive),
         };
-        if self.is_draining.get() {
+        if self.is_draining.get() && (connection.stays() || !self.departures.are_open()) {
             due = due.min(clock::now() + DRAIN_GRACE);
         }
-        self.idle.borrow_mut().put(connection, waiting, due);
-        // It can be closed for another now.
+        self.idle.borrow_mut().put(connection, waiting, since, due);
+        // It can be closed for another now, or go to another worker.
         self.vacancy.raise();
+        self.departures.note();
     }
 }

@@ -120,7 +120,10 @@ pub(crate) trait Respond: Sink {
     fn presence(&self) -> Presence;
 
     /// The connection itself, and what the client sent on it after the head: for a tunnel.
-    fn tunnel(&self) -> End<'_>;
+    fn tunnel(&self) -> (End<'_>, &[u8]);
+
+    /// Waits until the connection is to go on in another worker; for ever if it is to stay.
+    async fn departure(&self);
 
     /// Bytes sent so far: all, and of bodies alone.
     fn sent(&self) -> (u64, u64);
@@ -137,6 +140,4 @@ pub(crate) struct Traffic {
 pub(crate) struct End<'a> {
     pub(crate) stream: &'a Stream,
     pub(crate) timer: &'a Timer,
-    /// Bytes that were read from it before the tunnel began.
-    pub(crate) leading: &'a [u8],
 }

@@ -34,7 +34,8 @@ impl RequestId {
         &self.bytes[..self.length]
     }
 
-    fn new(text: &[u8]) -> Option<RequestId> {
+    /// The id with this text, if it may be one.
+    pub(crate) fn new(text: &[u8]) -> Option<RequestId> {
         let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:/+=@".contains(byte);
         let mut bytes = [0; REQUEST_ID_BYTES_MAX];
         bytes.get_mut(..text.len())?.copy_from_slice(text);

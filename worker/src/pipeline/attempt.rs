@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use shared::zone::Phase;
 
+use super::suspended::{self, Suspended};
 use super::{Asked, Desk};
 use crate::message::body::{End, Respond, Source};
 use crate::message::decimal;
@@ -18,7 +19,8 @@ use crate::proto::h1::switches_as_asked;
 use crate::proto::hop::write_request;
 use crate::proto::proxy_protocol::{self, Addresses};
 use crate::proto::transfer::{Patience, Reader, Sent, Writer};
-use crate::relay::{self, tunnel};
+use crate::relay;
+use crate::relay::tunnel::Tunnel;
 use crate::runtime::buffer::Buffer;
 use crate::runtime::clock;
 use crate::runtime::net::Presence;
@@ -44,14 +46,29 @@ pub(super) struct Attempt<'a, S, R> {
     pub(super) desk: &'a mut Desk,
 }
 
+/// What becomes of a connection to a server after an exchange.
+enum After {
+    /// It may carry another.
+    Keep,
+    /// It is closed.
+    Close,
+    /// It goes on elsewhere, as a tunnel.
+    Leave(Box<Tunnel>),
+}
+
 impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     /// Tries servers until one has answered or no further try is safe.
     ///
-    /// A request that can't have reached a server (no connection was made) goes to the next one. One that met an idle
-    /// connection which the server had closed goes to the same server on a new connection, once, if it may be repeated:
-    /// its method is idempotent (RFC 9110 §9.2.2) and it has no body, so that nothing of it is lost.
-    pub(super) async fn until_answered(&mut self) -> Result<(), Fault> {
+    /// A request that can't have reached a server (no connection was made) goes to the next one. One whose connection
+    /// ended before a byte of an answer came goes on only if it may be repeated: its method is idempotent (RFC 9110
+    /// §9.2.2) and it has no body, so that nothing of it is lost. If the connection had been idle, the server had closed
+    /// it, and is asked once more on a new one. If it was new, the server has failed, and the next one is asked; but what
+    /// was sent again and failed again is not sent a third time (the same section).
+    ///
+    /// A tunnel that is to go on elsewhere is returned.
+    pub(super) async fn until_answered(&mut self) -> Result<Option<Box<Suspended>>, Fault> {
         let mut last = None;
+        let mut was_repeated = false;
         while self.exchange.attempts() < ATTEMPTS_MAX {
             let is_tried = |server| self.exchange.tried().any(|tried| tried == server);
             let Some(server) = self.asked.site.pick(self.upstream, is_tried) else { break };
@@ -61,21 +78,24 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
                 record::count_fault(failed, fault);
             }
             let mut was_reused = false;
-            let mut outcome = self.once(server, false, &mut was_reused).await;
-            if let Err(fault) = outcome
+            // What was sent once already is not trusted to a connection that may be dead.
+            let mut outcome = self.once(server, was_repeated, &mut was_reused).await;
+            if let Err(fault) = &outcome
                 && was_reused
                 && fault.is_unanswered()
                 && self.may_repeat()
             {
                 self.exchange.repeats += 1;
+                was_repeated = true;
                 outcome = self.once(server, true, &mut was_reused).await;
             }
-            match outcome {
-                Err(fault) if fault.side == Side::Server && fault.stage == Stage::Connect => {
-                    last = Some((&server.cells, fault));
-                }
-                other => return other,
+            let Err(fault) = outcome else { return outcome };
+            let is_unsent = fault.side == Side::Server && fault.stage == Stage::Connect;
+            if !is_unsent && (was_repeated || !fault.is_unanswered() || !self.may_repeat()) {
+                return outcome;
             }
+            was_repeated |= !is_unsent;
+            last = Some((&server.cells, fault));
         }
         // An upstream has a server, so there was an attempt.
         Err(last.map_or(Fault::server(Stage::Connect, Kind::Refused), |(_, fault)| fault))
@@ -92,7 +112,12 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
     }
 
     /// One try on one connection.
-    async fn once(&mut self, server: &Rc<Server>, fresh: bool, was_reused: &mut bool) -> Result<(), Fault> {
+    async fn once(
+        &mut self,
+        server: &Rc<Server>,
+        fresh: bool,
+        was_reused: &mut bool,
+    ) -> Result<Option<Box<Suspended>>, Fault> {
         self.exchange.attempt_started = clock::now();
         self.asked.client.flight.ask(server.cells.index, Phase::Waiting, clock::now());
         (self.exchange.upstream_status, self.exchange.header_time) = (None, None);
@@ -114,10 +139,16 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let outcome = self.over(&lease, &sent).await;
         self.exchange.upstream_sent += sent.wire.get();
         self.exchange.response_time = self.exchange.since_attempt();
-        if outcome? {
-            lease.keep(self.upstream());
+        match outcome? {
+            After::Close => {}
+            After::Keep => lease.keep(self.upstream()),
+            After::Leave(tunnel) => {
+                let account = suspended::account(self.asked, self.exchange, self.desk, self.reply.sent().0);
+                let (server, traffic) = (lease.into_stream(), std::mem::take(&mut self.exchange.tunnel));
+                return Ok(Some(Box::new(Suspended { server, tunnel, traffic, account })));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The PROXY protocol header, if this upstream wants one.
@@ -152,8 +183,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         peer.clear();
     }
 
-    /// The exchange on a leased connection. Says whether the connection may carry another.
-    async fn over(&mut self, lease: &Lease, sent: &Sent) -> Result<bool, Fault> {
+    /// The exchange on a leased connection.
+    async fn over(&mut self, lease: &Lease, sent: &Sent) -> Result<After, Fault> {
         let Attempt { asked, limits, deadline, exchange, body, reply, desk, .. } = self;
         let Desk { to_server, inbox, response, upward, downward, clock: date, .. } = &mut **desk;
         let request = asked.request;
@@ -206,11 +237,12 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             }
             reply.begin(answer, date.http());
             reply.flush().await?;
-            let server = End { stream: lease.stream(), timer: downward, leading };
             exchange.upstream_received = response.bytes as u64;
             flight.enter(Phase::Tunnel, clock::now());
-            let idle = limits.tunnel_idle;
-            return tunnel::run(reply.tunnel(), server, idle, &exchange.tunnel, flight).await.map(|()| false);
+            let mut tunnel = Box::new(Tunnel::new(reply.tunnel().1, leading, limits.tunnel_idle));
+            let server = End { stream: lease.stream(), timer: downward };
+            let is_leaving = suspended::carry(*reply, &mut tunnel, server, &exchange.tunnel, flight).await?;
+            return Ok(if is_leaving { After::Leave(tunnel) } else { After::Close });
         }
         if !matches!(upload.outcome, Some(Ok(()))) {
             // The answer comes before the whole request was read: what is left of it stands before any next one.
@@ -229,7 +261,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         exchange.upstream_received = response.bytes as u64 + reader.bytes_taken();
         outcome?;
         let sent_all = matches!(upload.outcome, Some(Ok(())));
-        Ok(sent_all && reader.is_clean() && response.keep_alive)
+        let is_clean = sent_all && reader.is_clean() && response.keep_alive;
+        Ok(if is_clean { After::Keep } else { After::Close })
     }
 }
 

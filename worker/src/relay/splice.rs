@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -41,6 +41,22 @@ impl Pipe {
         Ok(Pipe { read, write, held: 0 })
     }
 
+    /// A pipe that another process had, with so many bytes in it.
+    ///
+    /// # Errors
+    /// `InvalidData` when it can't be one.
+    pub(super) fn adopt(read: OwnedFd, write: OwnedFd, held: u64) -> io::Result<Pipe> {
+        let size = fcntl(&read, FcntlArg::F_GETPIPE_SZ).ok().filter(|_| fcntl(&write, FcntlArg::F_GETPIPE_SZ).is_ok());
+        let held =
+            usize::try_from(held).ok().filter(|held| size.is_some_and(|size| *held <= size.cast_unsigned() as usize));
+        Ok(Pipe { read, write, held: held.ok_or(io::ErrorKind::InvalidData)? })
+    }
+
+    /// Its reading and its writing end, and how many bytes are between them.
+    pub(super) fn ends(&self) -> ([BorrowedFd<'_>; 2], u64) {
+        ([self.read.as_fd(), self.write.as_fd()], self.held as u64)
+    }
+
     /// Keeps the pipe for another transfer, if it is empty.
     pub(super) fn give_back(self) {
         POOL.with_borrow_mut(|pool| {
@@ -61,7 +77,7 @@ impl Pipe {
     /// `WouldBlock` when the socket is dry: call it with an empty pipe only, a full one looks the same.
     pub(super) fn fill(&mut self, from: &Stream, count: u64) -> io::Result<usize> {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(PIPE_BYTES as usize);
-        let moved = shift(descriptor(from)?, std::os::fd::AsFd::as_fd(&self.write), count);
+        let moved = shift(descriptor(from)?, self.write.as_fd(), count);
         if would_block(&moved) {
             from.source().drained();
         }
@@ -74,7 +90,7 @@ impl Pipe {
     /// # Errors
     /// `WouldBlock` when the socket is full.
     pub(super) fn drain(&mut self, to: &Stream) -> io::Result<usize> {
-        let moved = shift(std::os::fd::AsFd::as_fd(&self.read), descriptor(to)?, self.held);
+        let moved = shift(self.read.as_fd(), descriptor(to)?, self.held);
         if would_block(&moved) {
             to.source().filled();
         }

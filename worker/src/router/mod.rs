@@ -161,4 +161,58 @@ mod tests {
             }
         }
     }
+
+    /// A request that no other pattern of hosts and paths takes, if any does not.
+    fn witness(host: Option<&HostPattern>, path: &PathPattern) -> (String, String) {
+        let host = match host {
+            None => "of.nobody".to_owned(),
+            Some(HostPattern::Exact(name)) => name.clone(),
+            Some(HostPattern::Wildcard(name)) => format!("nobody.{name}"),
+        };
+        let path = match path {
+            PathPattern::Exact(path) => path.clone(),
+            PathPattern::Prefix(path) => format!("{path}~"),
+        };
+        (host, path)
+    }
+
+    #[test]
+    fn a_route_gets_requests_unless_it_is_said_to_be_shadowed() {
+        let mut random = fastrand::Rng::with_seed(9112);
+        let any = |random: &mut fastrand::Rng, pool: &[&str]| pool[random.usize(..pool.len())].to_owned();
+        let (mut whole, mut partly) = (0, 0);
+        for _ in 0..1000 {
+            let mut routes: Vec<Route> = (0..random.usize(..6))
+                .map(|_| {
+                    let hosts: Vec<String> =
+                        (0..random.usize(..3)).map(|_| any(&mut random, &["a.t", "*.t", "*.a.t"])).collect();
+                    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+                    route(&hosts, &any(&mut random, &["/", "/a", "=/", "=/a"]))
+                })
+                .collect();
+            routes.iter_mut().enumerate().for_each(|(index, route)| route.name = index.to_string());
+            let router = Router::new(&routes);
+            let shadows = conf::shadow::shadows(&routes);
+            for (index, route) in routes.iter().enumerate() {
+                let shadow = shadows.iter().find(|shadow| shadow.route == route.name);
+                let any = route.matcher.hosts.is_empty().then_some(None);
+                let mut reached = 0;
+                for host in route.matcher.hosts.iter().map(Some).chain(any) {
+                    let (name, path) = witness(host, &route.matcher.path);
+                    let found = router.find(name.as_bytes(), path.as_bytes()).unwrap();
+                    let taken = shadow.and_then(|it| it.taken.iter().find(|(other, _)| other.as_ref() == host));
+                    assert_eq!(
+                        found.to_string(),
+                        taken.map_or(index.to_string(), |(_, by)| by.clone()),
+                        "{name} {path}"
+                    );
+                    reached += usize::from(found == index);
+                }
+                assert_eq!(shadow.is_some_and(|shadow| shadow.is_whole), reached == 0);
+                whole += usize::from(reached == 0);
+                partly += usize::from(shadow.is_some() && reached > 0);
+            }
+        }
+        assert!(whole > 100 && partly > 100, "{whole} {partly}");
+    }
 }

@@ -14,7 +14,9 @@ use std::task::{Context, Poll, ready};
 use conf::value::Address;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, setsockopt, sockopt,
+};
 
 use super::reactor::{self, Registration, Source};
 
@@ -51,6 +53,11 @@ pub(crate) fn set_room(streams_max: usize, make: impl Fn() -> bool + 'static) {
 pub(crate) fn has_room() -> bool {
     let (streams_max, make) = ROOM.with_borrow(|room| (room.streams_max, room.make.clone()));
     OPEN.get() < streams_max || make.is_some_and(|make| make()) && OPEN.get() < streams_max
+}
+
+/// Whether so many more streams may be opened as things are; nothing is closed for them.
+pub(crate) fn has_place(streams: usize) -> bool {
+    OPEN.get().saturating_add(streams) <= ROOM.with_borrow(|room| room.streams_max)
 }
 
 /// Whether it is this machine that lacks something: descriptors, memory or local ports.
@@ -112,6 +119,24 @@ impl Stream {
         if let Io::Tcp(socket) = &stream.io {
             socket.set_nodelay(true)?;
         }
+        Ok(stream)
+    }
+
+    /// A connection that another process had. It is not touched, nor watched before it is waited for.
+    ///
+    /// # Errors
+    /// `InvalidData` when the descriptor is no connection of a kind that is known here.
+    pub(crate) fn adopt(descriptor: OwnedFd) -> io::Result<Stream> {
+        let is_connection = matches!(getsockopt(&descriptor, sockopt::SockType), Ok(SockType::Stream))
+            && matches!(getsockopt(&descriptor, sockopt::AcceptConn), Ok(false));
+        let family = getsockname::<SockaddrStorage>(descriptor.as_raw_fd()).ok().and_then(|address| address.family());
+        let stream = match family.filter(|_| is_connection) {
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => Io::Tcp(TcpStream::from_std(descriptor.into())),
+            Some(AddressFamily::Unix) => Io::Unix(UnixStream::from_std(descriptor.into())),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        let stream = Stream::new(stream)?;
+        stream.registration.assume_ready();
         Ok(stream)
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Source {
     is_late: Cell<bool>,
     /// The kernel refused to watch it: whoever waits for it is told, and its calls fail.
     broken: Cell<bool>,
+    /// It may be another process's by now: see [`Source::leave`].
+    is_away: Cell<bool>,
     readable: Cell<bool>,
     writable: Cell<bool>,
     /// The peer will send no more, or the socket failed: a short read then does not mean that it is dry.
@@ -148,9 +150,32 @@ impl Source {
         self.parked.set(None);
     }
 
+    /// Has the kernel forget the descriptor, which is about to be another process's as well: closed here, it would still be
+    /// open there, and watched here. Nobody waits for it from now on, unless it comes back.
+    pub(crate) fn leave(&self) {
+        self.is_away.set(true);
+        self.broken.set(false);
+        if let (Watch::Reads | Watch::Both, Some((descriptor, _))) = (self.watch.take(), self.descriptor.get()) {
+            // It fails only for what the kernel refused to watch.
+            let _ = with(|reactor| reactor.poll.borrow().registry().deregister(&mut SourceFd(&descriptor)));
+        }
+    }
+
+    /// Undoes [`Source::leave`]: who waits has it watched anew.
+    pub(crate) fn come_back(&self) {
+        self.is_away.set(false);
+        self.assume_ready();
+    }
+
+    /// Starts as if an edge had come: for a connection that was accepted, which can be written to, and perhaps read.
+    pub(crate) fn assume_ready(&self) {
+        self.readable.set(true);
+        self.writable.set(true);
+    }
+
     /// Has the kernel watch for this too. What is the case already comes as an edge.
     fn watch(&self, watch: Watch) {
-        if self.watch.get() >= watch {
+        if self.watch.get() >= watch || self.is_away.get() {
             return;
         }
         let Some((descriptor, token)) = self.descriptor.get() else { return };
@@ -283,6 +308,18 @@ impl Registration {
         })
     }
 
+    /// Waits until a read is worth trying.
+    pub(crate) async fn readable(&self) {
+        std::future::poll_fn(|cx| {
+            if self.is_readable() {
+                return std::task::Poll::Ready(());
+            }
+            self.wake_reader(cx);
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+
     /// The source itself, to be watched from beside.
     pub(crate) fn share(&self) -> Rc<Source> {
         Rc::clone(&self.source)
@@ -315,12 +352,6 @@ impl Registration {
             self.writable.set(true);
             wake(&self.writer);
         }
-    }
-
-    /// Starts as if an edge had come: for a connection that was accepted, which can be written to, and perhaps read.
-    pub(crate) fn assume_ready(&self) {
-        self.readable.set(true);
-        self.writable.set(true);
     }
 }
 

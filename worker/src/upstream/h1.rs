@@ -31,6 +31,12 @@ impl InFlight {
         server.cells.requests.inc();
         InFlight { server: Rc::clone(server) }
     }
+
+    /// One that another worker has begun.
+    pub(crate) fn go_on(server: &Rc<Server>) -> InFlight {
+        server.cells.in_flight.inc();
+        InFlight { server: Rc::clone(server) }
+    }
 }
 
 impl Drop for InFlight {
@@ -67,6 +73,11 @@ impl Lease {
     /// The connection as something to read from and write to.
     pub(crate) fn link<'a>(&'a self, timer: &'a Timer, patience: Patience) -> Link<'a> {
         Link { stream: &self.connection.stream, timer, side: Side::Server, patience }
+    }
+
+    /// The connection alone, for a tunnel that goes on elsewhere.
+    pub(crate) fn into_stream(self) -> Stream {
+        self.connection.stream
     }
 
     /// Keeps the connection for the next exchange: the response was read to its end, nothing came after it, and the

@@ -1,0 +1,235 @@
+//! Another master in the place of the one that runs: a new binary by command or by signal, and the next start after a kill.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::process::Child;
+use std::thread;
+use std::time::Duration;
+
+use integration::{Finished, Origin, Process, Proxy, eventually, until};
+use nix::sys::signal::Signal;
+
+const TEXT: &str = "worker_processes: 4\nroutes: [{name: all, match: {path: /}, respond: {status: 200, body: hello}}]";
+
+/// Asks for pages until the command has ended.
+#[track_caller]
+fn ask_until_ended(proxy: &Proxy, mut command: Child) -> Finished {
+    while command.try_wait().expect("wait").is_none() {
+        assert_eq!(proxy.client().get("/").status(), 200);
+    }
+    finish(command)
+}
+
+fn finish(command: Child) -> Finished {
+    let output = command.wait_with_output().expect("its output");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Finished { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn begin_upgrade<const N: usize>(proxy: &Proxy, arguments: [&str; N]) -> Child {
+    let mut command = proxy.command(["upgrade"]);
+    command.args(arguments).arg("-c").arg(proxy.config_path());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("it starts")
+}
+
+fn requests(proxy: &Proxy) -> u64 {
+    proxy.stats().total("requests")
+}
+
+fn workers_of(proxy: &Proxy, master: Process) -> usize {
+    let is_worker = |process: &&Process| process.parent() == Some(master) && process.arguments() == master.arguments();
+    proxy.processes().iter().filter(is_worker).count()
+}
+
+#[test]
+fn a_sound_binary_takes_over_with_all_that_was_counted() {
+    let mut proxy = Proxy::start(TEXT);
+    let (old, workers) = (proxy.master(), proxy.workers());
+    (0..50).for_each(|_| assert_eq!(proxy.client().get("/").status(), 200));
+    let done = ask_until_ended(&proxy, begin_upgrade(&proxy, ["--watch", "1s", "--min-requests", "5"]));
+    assert!(done.stdout.contains("its first worker does well") && done.stdout.contains("upgraded: master"), "{done:?}");
+    proxy.follow_master();
+    let new = proxy.master();
+    assert_ne!(old, new);
+    eventually("the old ones are gone", || workers.iter().all(|worker| !worker.is_running()));
+    eventually("the new ones serve", || proxy.stats().condition() == "running" && workers_of(&proxy, new) == 4);
+    assert!(requests(&proxy) > 50, "counters go on");
+    assert_eq!(proxy.stats().0["generation"], 2);
+    assert!(!proxy.file("run/sluice.pid.oldbin").exists());
+    // It is a master like any other: it reloads, upgrades again, and stops.
+    proxy.reload(&format!("{TEXT}\nlimits: {{header_count: 77}}")).output();
+    assert!(proxy.run(["status"]).output().contains("generation 3"));
+    proxy.run(["stop"]).output();
+    assert_eq!(fs::read_dir(proxy.file("run")).expect("a directory").count(), 1, "the lock alone is left");
+}
+
+#[test]
+fn a_binary_that_does_not_come_to_serve_changes_nothing() {
+    let proxy = Proxy::start(TEXT);
+    let workers = proxy.workers();
+    let not_a_program = proxy.file("text");
+    fs::write(&not_a_program, "no program").expect("a file");
+    for (binary, reason) in [
+        ("/bin/false", "the other master ended: exit code 1"),
+        (not_a_program.to_str().expect("a path"), "cannot be run"),
+        ("/no/such/file", "cannot open /no/such/file"),
+    ] {
+        let refused = ask_until_ended(&proxy, begin_upgrade(&proxy, ["--binary", binary]));
+        assert_eq!(refused.code, 1, "{refused:?}");
+        assert!(refused.stderr.contains(reason), "{refused:?}");
+    }
+    assert_eq!(proxy.workers(), workers);
+    assert!(proxy.run(["status"]).output().contains("rolled back"), "it is told afterwards as well");
+    // The zone is this master's again: workers that die are replaced, configurations taken.
+    workers[0].signal(Signal::SIGKILL);
+    eventually("it is replaced", || proxy.workers().len() == 4 && !proxy.workers().contains(&workers[0]));
+    proxy.reload(&format!("{TEXT}\nlimits: {{header_count: 77}}")).output();
+}
+
+#[test]
+fn an_upgrade_that_nobody_has_tried_out_is_undecided() {
+    let proxy = Proxy::start(TEXT);
+    let workers = proxy.workers();
+    let refused = proxy.run(["upgrade", "--watch", "500ms"]);
+    assert!(refused.code == 1 && refused.stderr.contains("undecided"), "{refused:?}");
+    assert_eq!((proxy.workers(), proxy.client().get("/").status()), (workers, 200));
+    eventually("the other master is gone", || proxy.processes().len() == 5);
+    assert_eq!(proxy.run(["status"]).output().lines().next().map(|line| line.contains("generation 1,")), Some(true));
+}
+
+#[test]
+fn a_worker_that_dies_during_a_watch_is_replaced_when_it_is_over() {
+    let proxy = Proxy::start(TEXT);
+    let workers = proxy.workers();
+    let upgrade = begin_upgrade(&proxy, ["--watch", "1s", "--min-requests", "1000000"]);
+    proxy.wait_log("is watched");
+    workers[1].signal(Signal::SIGKILL);
+    assert!(proxy.run(["reload", "-q"]).code != 0 || proxy.log().contains("reload refused"));
+    let refused = ask_until_ended(&proxy, upgrade);
+    assert!(refused.stderr.contains("undecided"), "{refused:?}");
+    eventually("it is replaced", || proxy.workers().len() == 4 && !proxy.workers().contains(&workers[1]));
+}
+
+#[test]
+fn whichever_master_is_killed_during_a_watch_the_other_goes_on() {
+    let mut proxy = Proxy::start(TEXT);
+    let old = proxy.master();
+    for victim in ["the new", "the old"] {
+        let begun = proxy.log().matches("is watched").count();
+        let upgrade = begin_upgrade(&proxy, ["--watch", "20s"]);
+        eventually("the watch", || proxy.log().matches("is watched").count() > begun);
+        let new = until("the other master", || {
+            let is_new = |process: &Process| process.parent() == Some(old) && process.arguments() != old.arguments();
+            proxy.processes().into_iter().find(is_new)
+        });
+        if victim == "the new" {
+            new.signal(Signal::SIGKILL);
+            let refused = ask_until_ended(&proxy, upgrade);
+            assert!(refused.stderr.contains("the other master ended: SIGKILL"), "{refused:?}");
+            eventually("its worker ends", || proxy.processes().len() == 5);
+        } else {
+            old.signal(Signal::SIGKILL);
+            let cut = ask_until_ended(&proxy, upgrade);
+            assert!(cut.stderr.contains("the master ended before it had answered"), "{cut:?}");
+            assert_eq!(proxy.wait_exit(), 128 + 9);
+            eventually("it serves alone", || {
+                assert_eq!(proxy.client().get("/").status(), 200);
+                workers_of(&proxy, new) == 4 && proxy.processes().len() == 5
+            });
+            proxy.run(["stop"]).output();
+        }
+    }
+}
+
+/// As nginx does it: two masters, until the operator has decided.
+#[test]
+fn signals_upgrade_and_go_back() {
+    let mut proxy = Proxy::start(TEXT);
+    let old = proxy.master();
+    let pid_in = |name: &str| fs::read_to_string(proxy.file(name)).unwrap_or_default().trim().to_owned();
+    let both_serve = || {
+        eventually("both serve", || proxy.processes().len() == 10 && pid_in("run/sluice.pid") != old.0.to_string());
+        assert_eq!(pid_in("run/sluice.pid.oldbin"), old.0.to_string());
+        assert_eq!(proxy.client().get("/").status(), 200);
+    };
+    old.signal(Signal::SIGUSR2);
+    both_serve();
+    old.signal(Signal::SIGHUP);
+    eventually("the old one serves alone", || proxy.processes().len() == 5);
+    assert_eq!((pid_in("run/sluice.pid"), pid_in("run/sluice.pid.oldbin")), (old.0.to_string(), String::new()));
+    assert!(proxy.processes().contains(&old));
+    old.signal(Signal::SIGUSR2);
+    both_serve();
+    old.signal(Signal::SIGQUIT);
+    assert_eq!(proxy.wait_exit(), 0);
+    eventually("the new one serves alone", || proxy.processes().len() == 5);
+    assert_eq!(proxy.client().get("/").status(), 200);
+    let stopped = proxy.run(["stop"]).output();
+    assert!(stopped.contains("ended"), "{stopped}");
+}
+
+#[test]
+fn unix_sockets_pass_as_well() {
+    let text = "listeners: [{address: 'unix:{dir}/s'}, {address: '127.0.0.1:{port}'}]\n\
+                routes: [{match: {path: /}, respond: {status: 200}}]";
+    let mut proxy = Proxy::start(text);
+    let path = proxy.file("s");
+    let ask = || integration::Wire::unix(&path).get("/").status();
+    proxy.run(["upgrade", "--no-watch"]).output();
+    proxy.follow_master();
+    assert_eq!(ask(), 200);
+    // A kill leaves the path, and its socket to whoever starts next.
+    let killed = proxy.master();
+    killed.signal(Signal::SIGKILL);
+    eventually("its end", || !killed.is_running());
+    proxy.launch();
+    eventually("the next one serves", || proxy.stats().condition() == "running");
+    assert_eq!(ask(), 200);
+    proxy.run(["stop"]).output();
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_next_start_goes_on_with_what_was_counted() {
+    let origin = Origin::start(|mut wire, _| {
+        while wire.request().is_some() {
+            thread::sleep(Duration::from_millis(300));
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let mut proxy = Proxy::before_with(&origin, "worker_processes: 4");
+    let workers = proxy.workers();
+    assert_eq!(proxy.client().get("/").status(), 200);
+    let before = requests(&proxy);
+    let mut slow = proxy.client();
+    slow.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    proxy.signal(Signal::SIGKILL);
+    assert_eq!(proxy.wait_exit(), 128 + 9);
+    assert_eq!(proxy.client().get("/").status(), 200);
+    proxy.launch();
+    eventually("a new master serves", || proxy.stats().condition() == "running");
+    assert_eq!(slow.response().status(), 200, "what was under way comes to its end");
+    eventually("the orphans are gone", || workers.iter().all(|worker| !worker.is_running()));
+    assert!(requests(&proxy) >= before + 2);
+    assert_eq!(proxy.log().matches("took over from a worker").count(), 4);
+    // Their slots are free again: as many generations as there are slots would not fit otherwise.
+    eventually("the slots are free", || {
+        let stats = proxy.stats();
+        stats.0["processes"].as_array().is_some_and(|processes| processes.len() == 4)
+    });
+}
+
+#[test]
+fn one_upgrade_at_a_time_and_none_of_nothing() {
+    let proxy = Proxy::start(TEXT);
+    let second = begin_upgrade(&proxy, ["--watch", "20s"]);
+    proxy.wait_log("is watched");
+    let refused = proxy.run(["upgrade"]);
+    assert!(refused.code == 1 && refused.stderr.contains("an upgrade is under way"), "{refused:?}");
+    proxy.run(["stop"]).output();
+    let cut = finish(second);
+    assert!(cut.stderr.contains("the proxy is stopped"), "{cut:?}");
+    let absent = proxy.run(["upgrade"]);
+    assert!(absent.code == 3 && absent.stderr.contains("no proxy runs"), "{absent:?}");
+}

@@ -1,0 +1,227 @@
+//! What a master finds when it starts: nothing; what the workers of a killed one have; or what another master gives that it
+//! is to take the place of.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use conf::Loaded;
+use conf::model::Config;
+use shared::estate::{Link, Message, Terms};
+use shared::fd::unseal;
+use shared::ident::{Generation, ProcessId};
+use shared::stats::Snapshot;
+use shared::zone::{Maxima, Stranger, Zone, ZoneError};
+use slog::{Logger, info, warn};
+
+use crate::children::Child;
+use crate::cohort::seats;
+use crate::listeners::{Listeners, Passed};
+use crate::lock::Lock;
+use crate::orphans::{Adopted, Orphans, await_message};
+use crate::recipe::Recipe;
+use crate::rights::allowed_cores;
+use crate::runtime_dir::RuntimeDir;
+use crate::trial::{Finding, Record, judge};
+
+/// How long an earlier master may take to say all that there is to say.
+const ESTATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of a configuration's text.
+const TEXT_BYTES_MAX: usize = 256 << 20;
+/// The highest generation that is believed: workers can write to the zone, and there has to be room above.
+const GENERATION_MAX: u64 = 1 << 62;
+/// How often a worker on trial is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What there is to go on with.
+#[derive(Default)]
+pub(crate) struct Inheritance {
+    /// The zone, which others have used.
+    pub(crate) zone: Option<&'static Zone>,
+    /// The last generation of the proxy.
+    pub(crate) generation: u64,
+    /// Sockets that are open.
+    pub(crate) listeners: Option<Listeners>,
+    /// Those of demo origins, by name.
+    pub(crate) origins: Vec<(String, OwnedFd)>,
+    /// Workers that a killed master left, and that obey now.
+    pub(crate) children: Vec<Child>,
+    /// Processes in the zone that do not.
+    pub(crate) strangers: Vec<Stranger>,
+    /// Workers of a killed master, whether they obey or not.
+    pub(crate) orphans: Option<Orphans>,
+    /// The master whose place is to be taken.
+    pub(crate) predecessor: Option<Predecessor>,
+}
+
+/// The master whose place is to be taken.
+pub(crate) struct Predecessor {
+    pub(crate) link: Link,
+    /// How to go about it.
+    pub(crate) terms: Terms,
+    /// The first worker, while it is watched.
+    trial: Option<Trial>,
+    /// It was told that this master serves.
+    pub(crate) has_yielded: bool,
+}
+
+struct Trial {
+    until: Instant,
+    next: Instant,
+    before: Snapshot,
+}
+
+/// All that an earlier master says.
+pub(crate) struct Estate {
+    /// The configuration that it serves.
+    pub(crate) loaded: Loaded,
+    /// The lock that it holds.
+    pub(crate) lock: Lock,
+    /// The rest.
+    pub(crate) inheritance: Inheritance,
+}
+
+impl Inheritance {
+    /// What the workers of a killed master have, if there are any in `dir`.
+    pub(crate) fn of_orphans(dir: &RuntimeDir, config: &Config, log: &Logger) -> Inheritance {
+        let Some(orphans) = Orphans::find(dir, log) else { return Inheritance::default() };
+        let Adopted { children, listeners } = Adopted::from_workers(dir, &[], log);
+        let mut inheritance = Inheritance { listeners, children, ..Inheritance::default() };
+        // Its successors count on where it stood, unless it is too small, or not to be understood.
+        match ProcessId::current(0).map_err(|source| ZoneError::Io { doing: "take over", path: dir.zone(), source }) {
+            Ok(_) if is_too_small(dir, config) => {
+                info!(log, "the configuration needs a larger zone: counters start at zero");
+            }
+            Ok(us) => match Zone::adopt(&dir.zone(), us) {
+                Ok((zone, strangers)) => {
+                    let is_ours = |stranger: &Stranger| {
+                        inheritance.children.iter().any(|child| child.slot() == Some(stranger.slot))
+                    };
+                    inheritance.strangers = strangers.into_iter().filter(|stranger| !is_ours(stranger)).collect();
+                    inheritance.zone = Some(zone);
+                    inheritance.generation = Snapshot::read(&dir.zone())
+                        .map_or(0, |snapshot| snapshot.last_generation().min(GENERATION_MAX));
+                }
+                Err(error) => warn!(log, "the zone cannot be taken over, counters start at zero: {}", error),
+            },
+            Err(error) => warn!(log, "{}", error),
+        }
+        inheritance.orphans = Some(orphans);
+        inheritance
+    }
+}
+
+impl Estate {
+    /// Hears another master out.
+    ///
+    /// # Errors
+    /// A sentence for the operator, which that master is told as well.
+    pub(crate) fn receive(descriptor: OwnedFd, recipe: &Recipe) -> Result<Estate, String> {
+        let link = Link::from_fd(descriptor).map_err(|error| error.to_string())?;
+        Estate::hear(link, recipe).map_err(|(link, reason)| {
+            // If it can't be told, it sees the end of this process.
+            let _ = link.send(&Message::Refused(reason.clone()));
+            reason
+        })
+    }
+
+    fn hear(link: Link, recipe: &Recipe) -> Result<Estate, (Link, String)> {
+        match Estate::read(&link, recipe) {
+            Ok((mut estate, terms)) => {
+                let predecessor = Predecessor { link, terms, trial: None, has_yielded: false };
+                estate.inheritance.predecessor = Some(predecessor);
+                Ok(estate)
+            }
+            Err(reason) => Err((link, reason)),
+        }
+    }
+
+    fn read(link: &Link, recipe: &Recipe) -> Result<(Estate, Terms), String> {
+        let unheard = |error: io::Error| format!("cannot hear the master that is to be replaced: {error}");
+        let missing = |what: &str| format!("the master that is to be replaced did not pass on {what}");
+        let deadline = Instant::now() + ESTATE_TIMEOUT;
+        let (mut terms, mut text, mut lock) = (None, None, None);
+        let (mut listeners, mut origins) = (Passed::new(), Vec::new());
+        loop {
+            match await_message(link, deadline).map_err(unheard)? {
+                Message::Terms(told) => terms = Some(told),
+                Message::Text(file) => text = Some(file),
+                Message::Lock(file) => lock = Some(file),
+                Message::Listener { address, sockets } => listeners.push((address, sockets)),
+                Message::Origin { name, socket } => origins.push((name, socket)),
+                Message::Complete => break,
+                other => return Err(format!("the master that is to be replaced says what it should not: {other:?}")),
+            }
+        }
+        let terms = terms.ok_or_else(|| missing("its terms"))?;
+        let lock = Lock::inherited(lock.ok_or_else(|| missing("its lock"))?);
+        let text = unseal(text.ok_or_else(|| missing("its configuration"))?, TEXT_BYTES_MAX).map_err(unheard)?;
+        let text = String::from_utf8(text).map_err(|_| missing("a configuration that is text"))?;
+        let loaded = conf::parse(&text, "the configuration that is served")
+            .map_err(|problems| format!("this binary cannot serve what is served:\n{problems}"))?;
+        let loaded = recipe.anchored(loaded);
+        let dir = RuntimeDir::of(&loaded.config);
+        let us = ProcessId::current(0).map_err(|error| error.to_string())?;
+        let listeners = Listeners::passed(listeners, true)?;
+        let (zone, strangers) = Zone::adopt(&dir.zone(), us).map_err(|error| error.to_string())?;
+        let inheritance = Inheritance {
+            zone: Some(zone),
+            generation: terms.generation.0,
+            listeners: Some(listeners),
+            origins,
+            strangers,
+            ..Inheritance::default()
+        };
+        Ok((Estate { loaded, lock, inheritance }, terms))
+    }
+}
+
+impl Predecessor {
+    /// Whether the first worker is to be watched before the others follow.
+    pub(crate) fn wants_trial(&self) -> bool {
+        self.terms.watch_ms > 0 && !self.has_yielded
+    }
+
+    /// Looks at the first worker, which serves as `generation`.
+    pub(crate) fn look(&mut self, dir: &RuntimeDir, generation: Generation, now: Instant) -> Finding {
+        let snapshot = match Snapshot::read(&dir.zone()) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Finding::Unfit(format!("the zone tells nothing of it: {error}")),
+        };
+        let watch = Duration::from_millis(self.terms.watch_ms);
+        let Some(trial) = &mut self.trial else {
+            let until = now.checked_add(watch).unwrap_or(now);
+            self.trial = Some(Trial { until, next: now + LOOK_INTERVAL, before: snapshot });
+            return Finding::Pending;
+        };
+        if now < trial.next && now < trial.until {
+            return Finding::Pending;
+        }
+        trial.next = now + LOOK_INTERVAL;
+        let change = snapshot.since(&trial.before);
+        let own: Vec<_> = snapshot.workers().filter(|worker| worker.generation == generation).map(|w| w.slot).collect();
+        let (own, others) =
+            (Record::of(&change, |slot| own.contains(&slot)), Record::of(&change, |slot| !own.contains(&slot)));
+        judge(&own, &others, self.terms.requests_min, now >= trial.until)
+    }
+
+    /// When to look next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.trial.as_ref().map(|trial| trial.next.min(trial.until))
+    }
+
+    /// The watch is over.
+    pub(crate) fn end_trial(&mut self) {
+        self.trial = None;
+        self.terms.watch_ms = 0;
+    }
+}
+
+/// Whether a zone made for this configuration would have more slots than the one that is there.
+fn is_too_small(dir: &RuntimeDir, config: &Config) -> bool {
+    let workers =
+        seats(config).unwrap_or(0).max(allowed_cores().map_or(0, |cores| u32::try_from(cores.len()).unwrap_or(0)));
+    Snapshot::read(&dir.zone()).is_ok_and(|snapshot| snapshot.slots < u64::from(Maxima::for_workers(workers).slots))
+}

@@ -1,0 +1,182 @@
+//! Taking the place of another master: the side of the one that comes.
+//!
+//! Its first worker may be on trial; then the others follow, and once all are ready it is the proxy of the runtime directory,
+//! which it says. From then on the earlier master only waits for its own workers, or asks for its place back.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use shared::channel::Command;
+use shared::estate::Message;
+use shared::ident::Generation;
+use shared::zone::Zone;
+use slog::{error, info, warn};
+
+use crate::children::Urgency;
+use crate::cohort::Cohort;
+use crate::cycle::{Master, Retiring};
+use crate::orphans::Adopted;
+use crate::trial::Finding;
+use crate::upgrade::oldbin;
+
+/// How often it is looked whether processes of other masters have ended.
+const STRANGER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When to look for strangers that have ended.
+#[derive(Debug, Default)]
+pub(crate) struct StrangerWatch(Option<Instant>);
+
+impl Master {
+    /// The seats whose workers are to be started first: one, if it is to be watched.
+    pub(crate) fn first_seats(&self, cohort: &Cohort) -> u32 {
+        let is_watched = self.predecessor.as_ref().is_some_and(|predecessor| predecessor.wants_trial());
+        if is_watched { 1 } else { cohort.seats }
+    }
+
+    /// All workers that were started are ready. Says whether those are all there are to be, and looks at the first one
+    /// while it is watched.
+    ///
+    /// # Errors
+    /// Why nothing comes of it. A sentence.
+    pub(crate) fn is_past_trial(&mut self, cohort: &Cohort, now: Instant) -> Result<bool, String> {
+        let Some(predecessor) = self.predecessor.as_mut().filter(|predecessor| predecessor.wants_trial()) else {
+            return self.start_rest(cohort);
+        };
+        let has_begun = predecessor.deadline().is_some();
+        let finding = predecessor.look(&self.dir, cohort.generation, now);
+        match finding {
+            Finding::Pending if !has_begun => {
+                let watch = Duration::from_millis(predecessor.terms.watch_ms);
+                self.tell_predecessor(Message::Progress(format!(
+                    "its first worker serves, and is watched for {watch:?}"
+                )));
+                Ok(false)
+            }
+            Finding::Pending => Ok(false),
+            Finding::Unfit(reason) => Err(reason),
+            Finding::Sound(reason) => {
+                predecessor.end_trial();
+                self.tell_predecessor(Message::Progress(format!("its first worker does well: {reason}")));
+                self.start_rest(cohort)
+            }
+        }
+    }
+
+    /// Starts the workers that have waited for the first one; says whether there were none.
+    fn start_rest(&mut self, cohort: &Cohort) -> Result<bool, String> {
+        let started = self.children.iter().filter(|child| child.is_of(cohort.generation)).count();
+        let started = u32::try_from(started).unwrap_or(u32::MAX);
+        if let Some(zone) = self.zone
+            && started < cohort.seats
+        {
+            self.start_seats(cohort, zone, started..cohort.seats)?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// This master is the proxy of its runtime directory now: workers outlive it, and the earlier master is told.
+    pub(crate) fn establish(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            serving.listeners.lend(false);
+        }
+        self.children.iter().filter(|child| child.is_worker()).for_each(|child| child.tell(&Command::Establish));
+        self.tell_predecessor(Message::Serving);
+        if let Some(predecessor) = &mut self.predecessor {
+            predecessor.has_yielded = true;
+        }
+    }
+
+    /// The place that was to be taken stays the earlier master's.
+    pub(crate) fn renounce(&mut self, reason: &str) {
+        if let Some(predecessor) = &self.predecessor {
+            self.hand_over_across(&predecessor.link);
+            self.tell_predecessor(Message::Refused(reason.to_owned()));
+            self.step_back();
+        }
+    }
+
+    /// From now on the zone and all else in the runtime directory are another master's.
+    fn step_back(&mut self) {
+        self.zone = None;
+        self.strangers.clear();
+        self.is_superseded = true;
+        self.serving.iter_mut().for_each(|cohort| cohort.listeners.lend(true));
+    }
+
+    /// Hears what the earlier master says.
+    pub(crate) fn hear_predecessor(&mut self, now: Instant) {
+        while let Some(predecessor) = &self.predecessor {
+            match predecessor.link.receive() {
+                Ok(Some(Message::GiveBack)) => {
+                    info!(self.log, "the earlier master takes its place back");
+                    self.step_back();
+                    self.respawns.clear();
+                    self.rests = true;
+                    self.tell_predecessor(Message::GivenBack);
+                }
+                Ok(Some(Message::End)) => {
+                    self.renounce("the earlier master serves alone");
+                    self.predecessor = None;
+                    self.stop(Urgency::Drain, now);
+                }
+                Ok(Some(Message::Connections(from))) => self.take_over(from),
+                Ok(Some(other)) => warn!(self.log, "the earlier master says what it should not: {:?}", other),
+                Ok(None) => {
+                    info!(self.log, "the earlier master has gone");
+                    self.predecessor = None;
+                    // One that was killed leaves it.
+                    let _ = std::fs::remove_file(oldbin(self.dir.pid_file()));
+                    self.adopt_left_behind(now);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    error!(self.log, "the earlier master cannot be understood"; "reason" => %error);
+                    self.predecessor = None;
+                }
+            }
+        }
+    }
+
+    /// A master that was killed before its workers had gone leaves them to us.
+    fn adopt_left_behind(&mut self, now: Instant) {
+        let own: Vec<_> = self.children.iter().filter_map(|child| child.slot()).collect();
+        let Adopted { children, listeners } = Adopted::from_workers(&self.dir, &own, &self.log);
+        let slots: Vec<_> = children.iter().filter_map(|child| child.slot()).collect();
+        self.strangers.retain(|stranger| !slots.contains(&stranger.slot));
+        children.into_iter().for_each(|child| self.children.add(child));
+        drop(listeners);
+        if self.serving.is_some() {
+            let (generation, patience) = (Generation(0), self.patience());
+            self.retiring.push(Retiring { generation, listeners: None, patience, at: now });
+        }
+    }
+
+    fn tell_predecessor(&self, message: Message) {
+        if let Some(predecessor) = &self.predecessor
+            && let Err(error) = predecessor.link.send(&message)
+        {
+            warn!(self.log, "the earlier master cannot be told: {:?}", message; "reason" => %error);
+        }
+    }
+
+    /// When strangers are looked at next.
+    pub(crate) fn next_stranger_watch(&self) -> Option<Instant> {
+        self.zone.filter(|_| !self.strangers.is_empty()).and(self.stranger_watch.0.or_else(|| Some(Instant::now())))
+    }
+
+    /// Frees the slots of processes that other masters have left behind, and that have ended.
+    pub(crate) fn release_strangers(&mut self, now: Instant) {
+        let (Some(zone), false) = (self.zone, self.strangers.is_empty()) else { return };
+        if self.stranger_watch.0.is_some_and(|at| at > now) {
+            return;
+        }
+        self.stranger_watch.0 = now.checked_add(STRANGER_INTERVAL);
+        let zone: &'static Zone = zone;
+        for gone in self.strangers.extract_if(.., |stranger| zone.has_ended(stranger)) {
+            zone.release_slot(gone.slot);
+            self.dir.remove_call(gone.slot);
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Another binary takes over: the side of the master that is there.
+//!
+//! ```text
+//! upgrade -> starting --Serving--> succeeded: our workers drain, and we end            (`sluice upgrade`)
+//!               |        `-------> both: the operator decides by signals               (SIGUSR2)
+//!               |                    |-- QUIT: we end
+//!               |                    `-- HUP: returning --our workers are ready--> ending --> rolled back
+//!               `---- refused, dead or late ----------------------------------> rolled back
+//! ```
+//! From the start on the zone is the other's: nothing is claimed, published or released here. Rolling back takes it back.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use shared::estate::{Link, Message, Terms};
+use shared::fd::{DESCRIPTORS_MAX, seal};
+use shared::ident::{Generation, ProcessId, Seat, Slot};
+use shared::zone::Zone;
+use slog::{error, info, warn};
+
+use crate::children::{Child, Exit, Role, Urgency};
+use crate::cycle::Master;
+use crate::lock::PidFile;
+use crate::recipe::Recipe;
+use crate::requests::{Answer, Client, Requests};
+use crate::spawn::{exec_file, fork};
+
+/// How long another binary may take to serve, beside the time that its first worker is watched.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Another master on its way.
+pub(crate) struct Upgrade {
+    link: Link,
+    pid: i32,
+    /// The zone, which is the other's for now.
+    zone: Option<&'static Zone>,
+    stage: Stage,
+    deadline: Instant,
+    /// Who waits for the outcome.
+    client: Option<Client>,
+    /// Whether this master ends when the other serves.
+    is_final: bool,
+    old_pid_file: Option<PidFile>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The other does not serve yet.
+    Starting,
+    /// Both serve.
+    Both,
+    /// The other is to go; our workers come back first.
+    Returning,
+    /// The other was told to go.
+    Ending,
+}
+
+/// How an upgrade is to be gone about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watch {
+    /// How long its first worker is watched; zero for not at all.
+    pub(crate) time: Duration,
+    /// How many requests that worker must have answered by then.
+    pub(crate) requests_min: u64,
+}
+
+/// As SIGUSR2 has it: the operator watches.
+const NO_WATCH: Watch = Watch { time: Duration::ZERO, requests_min: 0 };
+
+impl Upgrade {
+    /// What becomes readable when the other has something to say.
+    pub(crate) fn source(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+
+    /// This master ends, and the other goes on.
+    pub(crate) fn end(self) {
+        self.old_pid_file.into_iter().for_each(PidFile::remove);
+    }
+
+    /// When it has taken too long.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        (self.stage == Stage::Starting).then_some(self.deadline)
+    }
+}
+
+impl Master {
+    /// SIGUSR2: the binary that is now at our path takes its place beside us; the operator decides what follows.
+    pub(crate) fn upgrade_beside(&mut self, now: Instant) {
+        let opened = own_path().and_then(|path| {
+            let file =
+                std::fs::File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+            Ok(OwnedFd::from(file))
+        });
+        match opened.and_then(|binary| self.launch(&binary, None, now)) {
+            Ok(upgrade) => self.begin_upgrade(upgrade, NO_WATCH, now),
+            Err(reason) => error!(self.log, "no upgrade: {}", reason),
+        }
+    }
+
+    /// A command asks for a binary to take over from this one.
+    pub(crate) fn upgrade_for(&mut self, binary: &OwnedFd, watch: Watch, client: Client, now: Instant) {
+        match self.launch(binary, Some(watch.time), now) {
+            Ok(upgrade) => self.begin_upgrade(Upgrade { client: Some(client), ..upgrade }, watch, now),
+            Err(reason) => client.answer(&Answer::Refused(reason)),
+        }
+    }
+
+    /// Why there can be none now.
+    fn refuse_upgrade(&self) -> Result<(), String> {
+        let reason = if std::process::id() == 1 {
+            "this master is process 1 of its container, which ends with it: start a container of the new version instead"
+        } else if self.upgrade.is_some() {
+            "an upgrade is under way"
+        } else if self.predecessor.is_some() {
+            "the master that this one took over from has not gone yet"
+        } else if self.stopping.is_some() || self.serving.is_none() || self.zone.is_none() {
+            "this master does not serve"
+        } else if self.change.is_some() {
+            "a reload is under way"
+        } else {
+            return Ok(());
+        };
+        Err(reason.into())
+    }
+
+    /// Starts the other binary. One that is watched for some time, if only for none, is to replace this one.
+    fn launch(&mut self, binary: &OwnedFd, watched: Option<Duration>, now: Instant) -> Result<Upgrade, String> {
+        self.refuse_upgrade()?;
+        let cannot = |error: io::Error| format!("cannot start the other binary: {error}");
+        let (ours, theirs) = Link::pair().map_err(|error| cannot(error.into()))?;
+        let arguments = self.arguments(theirs.as_raw_fd()).map_err(cannot)?;
+        let keep = [theirs.as_raw_fd(), binary.as_raw_fd()];
+        let process = fork(c"sluice-upgrade", &keep, || {
+            let error = exec_file(binary.as_fd(), &arguments, &[theirs.as_fd()]);
+            // If it can't be told, the exit code says that it failed.
+            let _ = theirs.send(&Message::Refused(format!("it cannot be run: {error}")));
+            worker::exit::FAILED
+        });
+        let child = Child::new(Role::Successor, process.map_err(cannot)?, None);
+        let pid = child.pid();
+        self.children.add(child);
+        info!(self.log, "an upgrade begins"; "master" => pid);
+        Ok(Upgrade {
+            link: ours,
+            pid,
+            zone: self.zone.take(),
+            stage: Stage::Starting,
+            deadline: now.checked_add(START_TIMEOUT + watched.unwrap_or_default()).unwrap_or(now),
+            client: None,
+            is_final: watched.is_some(),
+            old_pid_file: PidFile::write(&oldbin(self.dir.pid_file())).ok(),
+        })
+    }
+
+    fn begin_upgrade(&mut self, upgrade: Upgrade, watch: Watch, now: Instant) {
+        self.upgrade = Some(upgrade);
+        // One that has ended already is told apart by how it did.
+        if let Err(error) = self.pass_on(watch)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.roll_back(&format!("cannot pass on what the other binary needs: {error}"), now);
+        }
+    }
+
+    fn arguments(&self, link: i32) -> io::Result<Vec<CString>> {
+        let mut arguments = vec![CString::new("sluice")?, CString::new("succeed")?, CString::new(link.to_string())?];
+        if let Recipe::File { path, prefix } = &self.recipe {
+            for (flag, value) in [("-c", Some(path)), ("-p", prefix.as_ref())] {
+                if let Some(value) = value {
+                    arguments.extend([CString::new(flag)?, CString::new(value.as_os_str().as_bytes())?]);
+                }
+            }
+        }
+        Ok(arguments)
+    }
+
+    /// Says all that another master needs.
+    fn pass_on(&self, watch: Watch) -> io::Result<()> {
+        let (Some(upgrade), Some(serving)) = (&self.upgrade, &self.serving) else { return Ok(()) };
+        let link = &upgrade.link;
+        link.send(&Message::Terms(Terms {
+            generation: Generation(self.generations),
+            watch_ms: u64::try_from(watch.time.as_millis()).unwrap_or(u64::MAX),
+            requests_min: watch.requests_min,
+            is_daemon: self.is_daemon,
+        }))?;
+        link.send(&Message::Text(seal("configuration", serving.text.as_bytes())?))?;
+        link.send(&Message::Lock(self.lock.share()?))?;
+        for (address, mut sockets) in serving.listeners.share_named()? {
+            while !sockets.is_empty() {
+                let rest = sockets.split_off(sockets.len().min(DESCRIPTORS_MAX));
+                link.send(&Message::Listener { address: address.clone(), sockets })?;
+                sockets = rest;
+            }
+        }
+        for (name, socket) in self.share_origins()? {
+            link.send(&Message::Origin { name, socket })?;
+        }
+        link.send(&Message::Complete)
+    }
+
+    /// Hears what the other master says.
+    pub(crate) fn hear_successor(&mut self, now: Instant) {
+        while let Some(upgrade) = &mut self.upgrade {
+            match upgrade.link.receive() {
+                Ok(Some(Message::Progress(text))) => {
+                    info!(self.log, "upgrade: {}", text);
+                    upgrade.client.iter().for_each(|client| client.answer(&Answer::Note(text.clone())));
+                }
+                Ok(Some(Message::Serving)) => self.succeeded(now),
+                Ok(Some(Message::GivenBack)) => self.begin_return(now),
+                Ok(Some(Message::Refused(reason))) => self.roll_back(&reason, now),
+                Ok(Some(Message::Connections(from))) => self.take_over(from),
+                Ok(Some(other)) => warn!(self.log, "the other master says what it should not: {:?}", other),
+                // Its exit tells more than the end of the link.
+                Ok(None) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => return self.roll_back(&format!("the other master cannot be understood: {error}"), now),
+            }
+        }
+    }
+
+    /// Goes on with an upgrade: it may be late, or our workers may be back.
+    pub(crate) fn advance_upgrade(&mut self, now: Instant) {
+        let Some(upgrade) = &self.upgrade else { return };
+        match upgrade.stage {
+            Stage::Starting if upgrade.deadline <= now => {
+                let pid = upgrade.pid;
+                self.children.urge(Urgency::Kill, now, Duration::ZERO, |child| child.pid() == pid);
+                self.roll_back("the other binary did not serve in time", now);
+            }
+            Stage::Returning if self.all_serve() => {
+                if let Some(upgrade) = &mut self.upgrade {
+                    upgrade.stage = Stage::Ending;
+                    // One that cannot be told has ended, which is heard of.
+                    let _ = upgrade.link.send(&Message::End);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The other master has ended.
+    pub(crate) fn successor_ended(&mut self, pid: i32, exit: Exit, now: Instant) {
+        self.hear_successor(now);
+        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.pid == pid) {
+            self.roll_back(&format!("the other master ended: {exit}"), now);
+        }
+    }
+
+    /// The other master serves.
+    fn succeeded(&mut self, now: Instant) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        upgrade.stage = Stage::Both;
+        if !upgrade.is_final {
+            info!(self.log, "both masters serve: QUIT ends this one, HUP goes back to it"; "master" => upgrade.pid);
+            return;
+        }
+        if let Some(client) = upgrade.client.take() {
+            client.answer(&Answer::Done(format!(
+                "master {} serves; this one ({}) drains",
+                upgrade.pid,
+                std::process::id()
+            )));
+        }
+        self.stop(Urgency::Drain, now);
+    }
+
+    /// The operator wants this master to serve alone again; says whether there was another one to send away.
+    pub(crate) fn return_asked(&mut self) -> bool {
+        let Some(upgrade) = &self.upgrade else { return false };
+        match upgrade.stage {
+            Stage::Both => {
+                info!(self.log, "going back from the other binary"; "master" => upgrade.pid);
+                if let Err(error) = upgrade.link.send(&Message::GiveBack) {
+                    warn!(self.log, "the other master cannot be told"; "reason" => %error);
+                }
+            }
+            Stage::Starting | Stage::Returning | Stage::Ending => {
+                error!(self.log, "reload refused: an upgrade is under way")
+            }
+        }
+        true
+    }
+
+    /// The zone is ours again, and the other still serves.
+    fn begin_return(&mut self, now: Instant) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        upgrade.stage = Stage::Returning;
+        let zone = upgrade.zone.take();
+        self.take_zone_back(zone);
+        self.fill_seats(now);
+    }
+
+    /// This master serves alone, as before.
+    pub(crate) fn roll_back(&mut self, reason: &str, now: Instant) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        let Upgrade { link, pid, zone, stage, client, old_pid_file, .. } = upgrade;
+        // It may be waiting for that, or gone.
+        let _ = link.send(&Message::End);
+        drop(link);
+        self.children.urge(Urgency::Drain, now, self.patience(), |child| child.pid() == pid);
+        if matches!(stage, Stage::Starting | Stage::Both) {
+            self.take_zone_back(zone);
+            self.fill_seats(now);
+        }
+        old_pid_file.into_iter().for_each(PidFile::remove);
+        if stage != Stage::Starting
+            && let Err(fault) = self.become_known()
+        {
+            error!(self.log, "this master serves again, but cannot be found: {}", fault);
+        }
+        self.generations += 1;
+        match stage {
+            Stage::Returning | Stage::Ending => {
+                info!(self.log, "this master serves alone again: {}", reason; "master" => pid)
+            }
+            _ => error!(self.log, "upgrade rolled back: {}", reason; "master" => pid),
+        }
+        if let (Some(zone), Some(serving)) = (self.zone, &self.serving) {
+            // What the other had published is taken back; names that both have kept their places.
+            if let Err(fault) = zone.publish(&serving.catalog()) {
+                error!(self.log, "cannot publish the configuration's names again: {}", fault);
+            }
+            zone.set_verdict(
+                shared::ident::Generation(self.generations),
+                false,
+                &format!("upgrade rolled back: {reason}"),
+            );
+        }
+        if let Some(client) = client {
+            client.answer(&Answer::Refused(format!("rolled back: {reason}")));
+        }
+    }
+
+    fn take_zone_back(&mut self, zone: Option<&'static Zone>) {
+        let Some(zone) = zone else { return };
+        let own: Vec<Slot> = self.children.iter().filter_map(Child::slot).collect();
+        match zone.take_back(&own) {
+            Ok(strangers) => self.strangers = strangers,
+            Err(error) => error!(self.log, "cannot make sure of the zone's memory: {}", error),
+        }
+        if let Ok(us) = ProcessId::current(0) {
+            zone.hold(us);
+        }
+        self.zone = Some(zone);
+    }
+
+    /// Every seat of what is served is to have a worker: some may have died, or were told to finish.
+    fn fill_seats(&mut self, now: Instant) {
+        let Some(serving) = &self.serving else { return };
+        self.rests = false;
+        let taken: Vec<Seat> = self
+            .children
+            .iter()
+            .filter(|child| child.is_of(serving.generation) && !child.is_leaving())
+            .filter_map(Child::seat)
+            .collect();
+        let empty = (0..serving.seats).map(Seat).filter(|seat| !taken.contains(seat));
+        for seat in empty {
+            if !self.respawns.iter().any(|(_, known)| *known == Some(seat)) {
+                self.respawns.push((now, Some(seat)));
+            }
+        }
+    }
+
+    /// Whether every seat of what is served has a worker that serves.
+    fn all_serve(&self) -> bool {
+        let Some(serving) = &self.serving else { return false };
+        let at_work = |child: &&Child| child.is_of(serving.generation) && child.is_ready && !child.is_leaving();
+        self.children.iter().filter(at_work).count() == serving.seats as usize
+    }
+
+    /// The end of this master has begun. Says whether another one goes on in its place.
+    pub(crate) fn leave_upgrade(&mut self, now: Instant) -> bool {
+        match self.upgrade.as_ref().map(|upgrade| upgrade.stage) {
+            None => false,
+            Some(Stage::Both) => {
+                if let Some(upgrade) = &self.upgrade {
+                    self.hand_over_across(&upgrade.link);
+                    self.children.forget(upgrade.pid);
+                }
+                true
+            }
+            Some(Stage::Starting | Stage::Returning | Stage::Ending) => {
+                self.roll_back("the proxy is stopped", now);
+                false
+            }
+        }
+    }
+
+    /// Opens the socket for commands, and says in pid file and lock whose directory this is.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(crate) fn become_known(&mut self) -> Result<(), String> {
+        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
+        self.lock.claim().map_err(|error| format!("cannot write {}: {error}", self.dir.lock().display()))?;
+        self.requests = Some(Requests::open(&self.dir.master_socket())?);
+        Ok(())
+    }
+}
+
+/// Where nginx's users look for the pid of a master that another one has joined.
+pub(crate) fn oldbin(pid_file: &std::path::Path) -> std::path::PathBuf {
+    let mut name = pid_file.as_os_str().to_owned();
+    name.push(".oldbin");
+    name.into()
+}
+
+/// The path of this program, at which another one may lie by now.
+fn own_path() -> Result<std::path::PathBuf, String> {
+    let path = std::env::current_exe().map_err(|error| format!("cannot tell where this binary is: {error}"))?;
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    Ok(std::ffi::OsStr::from_bytes(bytes).into())
+}
