@@ -11,15 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use integration::{PATIENCE, Process, Proxy, Wire, eventually, raise_descriptor_limit};
+use integration::{Origin, PATIENCE, Process, Proxy, Wire, eventually, raise_descriptor_limit, receive};
 use nix::sys::signal::Signal;
 
 /// How long old workers may take to go: `shutdown_timeout` is far longer.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// What a stream is written in, in bytes: more than the proxy's buffers hold, so that it is spliced.
 const PIECE_BYTES: usize = 64 * 1024;
-/// A stream waits for so long after a piece: it never ends, and others want the processor too.
+/// A stream that goes both ways waits for so long after a piece: it never ends, and others want the processor too.
 const PIECE_PAUSE: Duration = Duration::from_millis(3);
+/// All between the ends of a stream is full when nothing has moved for so long.
+const STILLNESS: Duration = Duration::from_millis(500);
 
 fn is_soak() -> bool {
     std::env::var_os("SLUICE_SOAK").is_some()
@@ -29,6 +31,10 @@ fn is_soak() -> bool {
 #[derive(Default)]
 struct Course {
     is_over: AtomicBool,
+    /// Streams that go one way are read from now on.
+    is_read: AtomicBool,
+    /// How much was written to those.
+    flooded: AtomicU64,
     /// What all servers have sent, and received, in tunnels.
     sent: AtomicU64,
     received: AtomicU64,
@@ -40,16 +46,25 @@ fn byte_at(place: u64) -> u8 {
 }
 
 /// Writes the stream until the course is over, then ends it; says how long it was.
-fn write_stream(mut to: &TcpStream, course: &Course) -> io::Result<u64> {
+fn write_stream(mut to: &TcpStream, course: &Course, pause: Duration) -> io::Result<u64> {
     let mut place = 0;
     while !course.is_over.load(Ordering::SeqCst) {
         let piece: Vec<u8> = (place..place + PIECE_BYTES as u64).map(byte_at).collect();
         to.write_all(&piece)?;
         place += piece.len() as u64;
-        thread::sleep(PIECE_PAUSE);
+        if pause.is_zero() {
+            course.flooded.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        }
+        thread::sleep(pause);
     }
     to.shutdown(Shutdown::Write)?;
     Ok(place)
+}
+
+/// Reads a stream that goes one way, once it may be.
+fn read_late(from: &TcpStream, course: &Course) -> io::Result<u64> {
+    eventually("it may be read", || course.is_read.load(Ordering::SeqCst));
+    read_stream(from)
 }
 
 /// Reads the stream to its end and checks each byte; says how long it was.
@@ -111,9 +126,9 @@ fn serve(mut stream: TcpStream, course: &Course) -> io::Result<()> {
             }
             b"up" => {
                 stream.shutdown(Shutdown::Write)?;
-                received = read_stream(&stream)?;
+                received = read_late(&stream, course)?;
             }
-            b"down" => sent = write_stream(&stream, course)?,
+            b"down" => sent = write_stream(&stream, course, Duration::ZERO)?,
             _ => (received, sent) = both(&stream, course)?,
         }
         course.sent.fetch_add(sent, Ordering::SeqCst);
@@ -126,7 +141,7 @@ fn serve(mut stream: TcpStream, course: &Course) -> io::Result<()> {
 fn both(stream: &TcpStream, course: &Course) -> io::Result<(u64, u64)> {
     thread::scope(|scope| {
         let reading = scope.spawn(|| read_stream(stream));
-        let written = write_stream(stream, course)?;
+        let written = write_stream(stream, course, PIECE_PAUSE)?;
         Ok((reading.join().expect("the stream is as it was sent")?, written))
     })
 }
@@ -210,26 +225,32 @@ fn new_workers_take_everything_over() {
             );
         }
         let mut streams = Vec::new();
-        for kind in ["both", "both", "up", "down"] {
+        for kind in ["both", "both", "up", "up", "down", "down"] {
             let (stream, course) = (open(address, kind), &course);
             clients += 1;
             streams.push(scope.spawn(move || match kind {
                 "both" => both(&stream, course).expect("no tunnel is cut"),
                 "up" => {
-                    let written = write_stream(&stream, course).expect("no tunnel is cut");
+                    let written = write_stream(&stream, course, Duration::ZERO).expect("no tunnel is cut");
                     (read_stream(&stream).expect("no tunnel is cut"), written)
                 }
                 _ => {
                     stream.shutdown(Shutdown::Write).expect("a connection");
-                    (read_stream(&stream).expect("no tunnel is cut"), 0)
+                    (read_late(&stream, course).expect("no tunnel is cut"), 0)
                 }
             }));
         }
+        let mut seen = 0;
+        while std::mem::replace(&mut seen, course.flooded.load(Ordering::SeqCst)) != seen || seen == 0 {
+            thread::sleep(STILLNESS);
+        }
         for number in 1..=reloads {
+            course.is_read.store(number > 2, Ordering::SeqCst);
             let old = proxy.workers();
             proxy.reload(&settings(origin, number)).output();
             assert_gone(&old, &proxy);
         }
+        course.is_read.store(true, Ordering::SeqCst);
         course.is_over.store(true, Ordering::SeqCst);
         let (mut sent, mut received) = (0, 0);
         for ping in pings {
@@ -285,6 +306,7 @@ fn a_worker_killed_while_it_takes_over_takes_only_what_it_had() {
     for number in 1..=3 {
         let mut tunnels: Vec<_> = (0..100).map(|_| open(address, "echo")).collect();
         let old = proxy.workers();
+        let mut is_reloaded = false;
         thread::scope(|scope| {
             let proxy = &proxy;
             let reload = scope.spawn(move || proxy.reload(&settings(origin, number)));
@@ -296,8 +318,12 @@ fn a_worker_killed_while_it_takes_over_takes_only_what_it_had() {
             thread::sleep(Duration::from_millis(5 * number as u64));
             victim.signal(Signal::SIGKILL);
             // It may have been refused, if none was ready yet.
-            reload.join().expect("the command ends");
+            is_reloaded = reload.join().expect("the command ends").code == 0;
         });
+        if is_reloaded {
+            // What the dead one did not have went to the one that replaced it.
+            assert_gone(&old, &proxy);
+        }
         let lives = |tunnel: &mut TcpStream| {
             let mut answer = [0; 4];
             tunnel.write_all(b"ping").and_then(|()| tunnel.read_exact(&mut answer)).is_ok() && &answer == b"ping"
@@ -312,4 +338,31 @@ fn a_worker_killed_while_it_takes_over_takes_only_what_it_had() {
         eventually("nothing is held", || proxy.stats().total("connections_active") == 0);
     }
     assert_eq!(proxy.stats().total("panics"), 0);
+}
+
+/// What becomes movable late finds whoever serves then, however often workers were replaced meanwhile.
+#[test]
+fn a_tunnel_that_begins_in_a_draining_worker_moves_on() {
+    let (switches, may_switch) = std::sync::mpsc::channel();
+    let origin = Origin::once(move |mut wire| {
+        wire.request();
+        receive(&may_switch);
+        wire.echo();
+    });
+    let of = |number: usize| settings(origin.address().parse().expect("an address"), number);
+    let proxy = Proxy::start(&of(0));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    eventually("the request is under way", || proxy.stats().total("requests_active") == 1);
+    let first = proxy.workers();
+    proxy.reload(&of(1)).output();
+    let second: Vec<_> = proxy.workers().into_iter().filter(|worker| !first.contains(worker)).collect();
+    proxy.reload(&of(2)).output();
+    assert_gone(&second, &proxy);
+    assert_eq!(first.iter().filter(|worker| worker.is_running()).count(), 1, "an exchange finishes where it is");
+    switches.send(()).expect("the origin waits");
+    assert_eq!(client.head().status(), 101);
+    assert_gone(&first, &proxy);
+    client.send("ping");
+    assert_eq!(client.exactly(4), b"ping");
 }

@@ -309,6 +309,43 @@ fn a_loop_that_does_not_turn_is_given_up() {
         now.len() == 4 && !now.contains(&hung)
     });
     proxy.wait_log("stood still");
+    proxy.wait_log("does not say where");
+}
+
+/// Where a loop is stands in the log by names: when it stands still, before it is killed, or when anybody asks.
+#[test]
+fn a_loop_tells_where_it_is() {
+    let proxy = Proxy::start(&format!("worker_processes: 2\nwatchdog: 2s\n{PIDS}"));
+    let asked = proxy.workers()[0];
+    asked.signal(Signal::SIGURG);
+    let told = |log: &str, worker: i32| {
+        let lines = log.lines().filter(|line| line.contains("scribe[") && line.contains(&format!("worker={worker}")));
+        lines.clone().any(|line| line.contains(" worker::") && line.contains(".rs:")) && lines.count() > 4
+    };
+    eventually("the places have names", || told(&proxy.log(), asked.0));
+    assert!(!proxy.log().contains("worker::stack::"), "the handler is not where it was");
+    assert!(proxy.workers().contains(&asked), "to be asked harms nobody");
+
+    // A stopped process answers when it goes on. Its time may be up by then; another one is in time.
+    eventually("one that stands still says where, and is replaced", || {
+        let hung = proxy.workers()[0];
+        hung.signal(Signal::SIGSTOP);
+        eventually("it is asked", || {
+            let log = proxy.log();
+            log.lines().any(|line| line.contains("has stood still") && line.contains(&format!("worker={}", hung.0)))
+        });
+        hung.signal(Signal::SIGCONT);
+        eventually("it is replaced", || {
+            let now = proxy.workers();
+            now.len() == 2 && !now.contains(&hung)
+        });
+        let gave_up = |line: &str| line.contains("does not say where") && line.contains(&format!("worker={}", hung.0));
+        if proxy.log().lines().any(gave_up) {
+            return false;
+        }
+        eventually("the places have names", || told(&proxy.log(), hung.0));
+        true
+    });
 }
 
 /// A worker that is stopped is not shown as one that serves.

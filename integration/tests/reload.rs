@@ -192,14 +192,28 @@ routes: [{{match: {{path: {{prefix: /}}}}, upstream: app}}]",
     });
 }
 
+/// When workers are replaced, a connection that is kept alive goes on with a new one.
 #[test]
-fn a_kept_connection_goes_on_with_the_new_workers() {
+fn a_kept_connection_outlives_its_worker() {
     let proxy = Proxy::start(&answering("old"));
     let mut client = proxy.client();
     client.get("/");
     proxy.reload(&answering_anew("new")).output();
-    eventually("the old worker is gone", || proxy.workers().len() == 1);
+    eventually("it is a new worker's", || proxy.stats().total("taken_over") == 1);
     assert_eq!(client.get("/").text(), "new");
+}
+
+/// RFC 9112 §9.6: where no new worker knows the listener, it is told to close.
+#[test]
+fn a_kept_connection_that_nobody_takes_is_not_cut_between_request_and_answer() {
+    let proxy = Proxy::start(&answering("old"));
+    let mut client = proxy.client();
+    client.get("/");
+    let elsewhere = "listeners: [{address: '127.0.0.1:{other_port}'}]";
+    proxy.reload(&format!("{elsewhere}\n{}", answering_anew("new"))).output();
+    // Either it was closed while idle, or it may go on; what it must not do is swallow a request.
+    eventually("the old connection ends", || client.has_news());
+    assert!(client.rest().0.is_empty());
 }
 
 #[test]

@@ -186,8 +186,11 @@ fn reloads_lose_nothing() {
         }
         assert_eq!(proxy.workers(), workers, "no process was replaced");
         for number in 1..=anew {
+            let old = proxy.workers();
             proxy.reload(&settings(0, number)).output();
             ledger.moves_on();
+            // Their tunnels, which never end by themselves, have moved to the new ones.
+            eventually("the old workers are gone", || !old.iter().any(|worker| worker.is_running()));
         }
     });
     assert_nothing_failed(&ledger);
@@ -324,8 +327,10 @@ fn workers_come_and_go_without_loss() {
         let proxy = Proxy::start(&settings(1));
         let ledger = under_load(proxy.address(), |ledger| {
             for count in [4, 2] {
+                let old = proxy.workers();
                 proxy.reload(&settings(count)).output();
                 ledger.moves_on();
+                eventually("the old workers are gone", || !old.iter().any(|worker| worker.is_running()));
             }
         });
         assert_nothing_failed(&ledger);

@@ -36,6 +36,8 @@ pub(crate) enum Role {
     Proof,
     /// The master of another binary, which is to replace this one.
     Successor,
+    /// It names the places where a worker was, and ends.
+    Scribe,
 }
 
 /// How a child is told to end; each is followed by the next when its time is up.
@@ -111,7 +113,7 @@ impl Child {
     pub(crate) fn slot(&self) -> Option<Slot> {
         match self.role {
             Role::Worker { slot, .. } => Some(slot),
-            Role::Control | Role::Proof | Role::Successor => None,
+            Role::Control | Role::Proof | Role::Successor | Role::Scribe => None,
         }
     }
 
@@ -119,7 +121,7 @@ impl Child {
     pub(crate) fn seat(&self) -> Option<Seat> {
         match self.role {
             Role::Worker { seat, .. } => Some(seat),
-            Role::Control | Role::Proof | Role::Successor => None,
+            Role::Control | Role::Proof | Role::Successor | Role::Scribe => None,
         }
     }
 
@@ -128,6 +130,11 @@ impl Child {
         if let Role::Worker { generation, .. } = &mut self.role {
             *generation = to;
         }
+    }
+
+    /// Asks a worker where its loop is; it answers by a [`Report::Stack`], if it is able to.
+    pub(crate) fn ask_where(&self) {
+        self.process.signal(worker::stack::ASK);
     }
 
     /// Ends it without further ado.
@@ -188,7 +195,7 @@ impl Child {
             (Role::Control, Urgency::Drain | Urgency::Stop) => self.process.signal(Signal::SIGTERM),
             (Role::Successor, Urgency::Drain) => self.process.signal(Signal::SIGQUIT),
             (Role::Successor, Urgency::Stop) => self.process.signal(Signal::SIGTERM),
-            (Role::Proof, _) | (_, Urgency::Kill) => self.process.signal(Signal::SIGKILL),
+            (Role::Proof | Role::Scribe, _) | (_, Urgency::Kill) => self.process.signal(Signal::SIGKILL),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Cohort {
                 let _ = theirs.send_report(&Report::Failed(reason));
                 return worker::exit::FAILED;
             }
-            let (error_log, log) = self.logs.worker_logger(error_log);
+            let (error_log, log) = self.logs.child_logger(error_log, "worker");
             let log = log.new(o!("seat" => seat.0));
             let config = Arc::clone(&self.config);
             worker::run(worker::Start {

@@ -345,6 +345,7 @@ impl Master {
                 }
                 Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
                 Report::Ready => self.hand_over_to(pid),
+                Report::Stack(addresses) => self.told_where(pid, &addresses),
                 Report::Reopened => {}
             }
         }

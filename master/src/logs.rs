@@ -43,10 +43,10 @@ impl Logs {
         root(&self.target, self.level, self.format, "master")
     }
 
-    /// The logger of a worker that was given `error`, made by itself, and what it writes to.
-    pub(crate) fn worker_logger(&self, error: File) -> (Target, Logger) {
+    /// The logger of a child that was given `error`, made by itself, and what it writes to. `role` is what it is.
+    pub(crate) fn child_logger(&self, error: File, role: &'static str) -> (Target, Logger) {
         let target = Target::from(OwnedFd::from(error));
-        let logger = root(&target, self.level, self.format, "worker");
+        let logger = root(&target, self.level, self.format, role);
         (target, logger)
     }
 

@@ -31,6 +31,7 @@ mod service;
 mod signals;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;
+mod stack;
 mod succession;
 mod successor;
 mod supervisor;

@@ -5,14 +5,14 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use conf::model::Config;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
+use shared::estate::call;
 use shared::ident::Slot;
 use shared::zone::SLOTS_MAX;
 
@@ -83,10 +83,9 @@ impl RuntimeDir {
     /// # Errors
     /// When the path is too long for a socket, or the system refuses.
     pub(crate) fn open_call(&self, slot: Slot) -> io::Result<OwnedFd> {
-        let (path, flags) = (self.call(slot), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);
-        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        let path = self.call(slot);
         self.remove_call(slot);
-        bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        let socket = call(Some(&path))?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         Ok(socket)
     }

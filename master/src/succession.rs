@@ -33,6 +33,7 @@ impl Master {
             while child.hear().is_some() {}
             match child.role {
                 Role::Proof => self.proved(exit, now),
+                Role::Scribe => {}
                 Role::Control if child.is_leaving() => {}
                 Role::Control => {
                     warn!(self.log, "control ended: {}", exit; "control" => child.pid());
@@ -40,6 +41,7 @@ impl Master {
                 }
                 Role::Successor => self.successor_ended(child.pid(), exit, now),
                 Role::Worker { seat, slot, generation } => {
+                    self.watchdog.forget(child.pid());
                     let last_words = self.zone.map(|zone| {
                         let words = black_box::is_opened(exit, child.is_leaving()).then(|| zone.last_words(slot));
                         zone.release_slot(slot);

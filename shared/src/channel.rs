@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
 use crate::fd;
 use crate::ident::Generation;
@@ -95,7 +95,12 @@ pub enum Report {
     Swapped(Generation),
     /// It has let go of everything that this configuration does not name.
     Settled(Generation),
+    /// Where its loop is: addresses of code, the innermost first, at most [`STACK_DEPTH_MAX`].
+    Stack(Vec<u64>),
 }
+
+/// The most addresses of a [`Report::Stack`].
+pub const STACK_DEPTH_MAX: usize = 64;
 
 /// One end of the channel; non-blocking, closed on exec.
 #[derive(Debug)]
@@ -209,7 +214,25 @@ impl Channel {
             }
             Report::Swapped(generation) => self.send_of(6, *generation, b""),
             Report::Settled(generation) => self.send_of(7, *generation, b""),
+            Report::Stack(addresses) => self.send_stack(addresses),
         }
+    }
+
+    /// [`Report::Stack`], for a signal handler: nothing is allocated and no lock taken. Addresses beyond
+    /// [`STACK_DEPTH_MAX`] are left out.
+    ///
+    /// # Errors
+    /// As [`send_report`](Channel::send_report).
+    pub fn send_stack(&self, addresses: &[u64]) -> io::Result<()> {
+        let mut frame = [0; 2 + 8 * STACK_DEPTH_MAX];
+        frame[..2].copy_from_slice(&[VERSION, 8]);
+        let mut end = 2;
+        for (place, address) in frame[2..].chunks_exact_mut(8).zip(addresses) {
+            place.copy_from_slice(&address.to_ne_bytes());
+            end += place.len();
+        }
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        send(self.as_raw_fd(), &frame[..end], flags).map(drop).map_err(io::Error::from)
     }
 
     fn send_of(&self, kind: u8, generation: Generation, text: &[u8]) -> io::Result<()> {
@@ -236,6 +259,10 @@ impl Channel {
                     6 => Report::Swapped(generation),
                     _ => Report::Settled(generation),
                 }))
+            }
+            [8, addresses @ ..] if addresses.len() % 8 == 0 && addresses.len() <= 8 * STACK_DEPTH_MAX => {
+                let (addresses, _) = addresses.as_chunks();
+                Ok(Some(Report::Stack(addresses.iter().map(|address| u64::from_ne_bytes(*address)).collect())))
             }
             _ => Err(invalid("no such report")),
         }
@@ -339,6 +366,8 @@ mod tests {
             Report::Refused(generation, "no".into()),
             Report::Swapped(generation),
             Report::Settled(generation),
+            Report::Stack(Vec::new()),
+            Report::Stack((0..64).map(|number| u64::MAX - number).collect()),
         ] {
             worker.send_report(&report).unwrap();
             assert_eq!(master.recv_report().unwrap(), Some(report));
@@ -348,6 +377,8 @@ mod tests {
     #[test]
     fn reports_arrive_and_long_reasons_are_cut_at_a_character() {
         let (master, worker) = Channel::pair().unwrap();
+        worker.send_stack(&[7; 100]).unwrap();
+        assert_eq!(master.recv_report().unwrap(), Some(Report::Stack(vec![7; STACK_DEPTH_MAX])));
         for report in [Report::Ready, Report::Reopened, Report::Failed("no".into())] {
             worker.send_report(&report).unwrap();
             assert_eq!(master.recv_report().unwrap(), Some(report));

@@ -9,8 +9,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, socket, socketpair, sockopt};
 
 use crate::fd;
 use crate::ident::Generation;
@@ -169,6 +170,18 @@ impl AsRawFd for Link {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// A socket for a worker to listen on when its master is gone, at `path` or under a name of the kernel's choice.
+///
+/// # Errors
+/// When the path is taken or too long, or descriptors run out.
+pub fn call(path: Option<&Path>) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    let address = path.map_or_else(|| Ok(UnixAddr::new_unnamed()), UnixAddr::new)?;
+    bind(socket.as_raw_fd(), &address)?;
+    Ok(socket)
 }
 
 fn kind(message: &Message) -> u8 {

@@ -325,9 +325,8 @@ impl Worker {
     }
 
     fn hand_over(&self, to: OwnedFd) {
-        match self.downstream.hand_over(to) {
-            Ok(handover) => executor::spawn(handover),
-            Err(error) => warn!(self.log, "cannot hand over connections"; "reason" => %error),
+        if let Err(error) = self.downstream.hand_over(to) {
+            warn!(self.log, "cannot hand over connections"; "reason" => %error);
         }
     }
 
@@ -337,9 +336,8 @@ impl Worker {
             let gates = worker.gates.borrow();
             gates.iter().map(Gate::door).find(|door| door.name() == name).map(Rc::clone)
         };
-        match self.downstream.take_over(from, door) {
-            Ok(takeover) => executor::spawn(takeover),
-            Err(error) => warn!(self.log, "cannot take over connections"; "reason" => %error),
+        if let Err(error) = self.downstream.take_over(from, door) {
+            warn!(self.log, "cannot take over connections"; "reason" => %error);
         }
     }
 

@@ -9,7 +9,7 @@
 //! site
 //! router  middleware  balance  upstream  relay      (strangers to one another)
 //! proto  observe
-//! runtime  message  helper
+//! runtime  message  helper  stack
 //! ```
 
 mod balance;
@@ -28,6 +28,7 @@ mod runtime;
 #[cfg(test)]
 mod simulation;
 mod site;
+pub mod stack;
 mod upstream;
 
 use std::fs::File;
@@ -87,6 +88,9 @@ pub struct Start {
 /// Returns a code of [`exit`]. What went wrong before it served is reported to the master.
 pub fn run(start: Start) -> i32 {
     let log = start.log.clone();
+    if let Err(error) = stack::tell_by(&start.channel) {
+        slog::warn!(log, "should the loop stand still, it cannot be told where"; "reason" => %error);
+    }
     match command::Worker::start(start) {
         Ok(worker) => worker.run(),
         Err((channel, reason)) => {

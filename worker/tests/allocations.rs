@@ -7,13 +7,13 @@ use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind as bind_to, socket};
 use shared::channel::{Channel, Command, Report};
+use shared::estate::call;
 use shared::ident::{Generation, Seat};
 use shared::log::{Format, Target, root};
 use shared::zone::{Catalog, Maxima, Role, Zone};
@@ -89,8 +89,7 @@ fn least_allocations(access_log: &str, request: &[u8], body_bytes: usize) -> u64
     let (ours, channel) = Channel::pair().expect("a channel");
     let file = OpenOptions::new().write(true).open("/dev/null").expect("a sink");
     listener.set_nonblocking(true).expect("a socket");
-    let call = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK, None).expect("a socket");
-    bind_to(call.as_raw_fd(), &UnixAddr::new_unnamed()).expect("a name of the kernel's choice");
+    let call = call(None).expect("a socket");
     let worker = thread::spawn(move || {
         IS_COUNTED.set(true);
         let error_log = Target::stderr().expect("standard error");

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
+use async_task::Task;
+
 use super::conn::Connection;
 use crate::runtime::sync::Signal;
 
@@ -14,6 +16,8 @@ use crate::runtime::sync::Signal;
 pub(super) struct Departures {
     /// How many workers take connections at present.
     takers: Cell<usize>,
+    /// The handovers to them.
+    tasks: RefCell<Vec<Task<()>>>,
     /// Running tunnels, by place.
     tunnels: RefCell<Vec<Option<Place>>>,
     free: RefCell<Vec<usize>>,
@@ -100,6 +104,18 @@ impl Departures {
     /// Another worker takes connections from now on.
     pub(super) fn open(&self) {
         self.takers.set(self.takers.get() + 1);
+    }
+
+    /// Keeps the task of a handover.
+    pub(super) fn hold(&self, task: Task<()>) {
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    /// Ends all handovers: by the next turn nothing is on its way any more.
+    pub(super) fn cut(&self) {
+        self.tasks.take();
     }
 
     /// One does not any more.

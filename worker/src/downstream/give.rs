@@ -1,6 +1,5 @@
 //! Gives connections to another worker: see [`handover`](shared::handover) for whose they are when, and LIFECYCLE.md.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
@@ -11,19 +10,23 @@ use std::task::Poll;
 
 use mio::Interest;
 use mio::unix::SourceFd;
+use nix::libc::ETOOMANYREFS;
 use shared::handover::{Answer, Handover, Record, WINDOW_RECORDS};
 use slog::{info, warn};
 
 use super::Downstream;
 use super::conn::Connection;
-use crate::runtime::clock::{self, SECOND};
+use crate::runtime::clock::{self, MILLISECOND, SECOND};
 use crate::runtime::reactor::{self, Registration};
 use crate::runtime::sync::first;
 use crate::runtime::timer::Timer;
+use crate::runtime::{executor, net};
 
 /// How long a worker may take to answer before it is given nothing more, in nanoseconds. What it has not answered goes on
 /// here.
 const ANSWER_PATIENCE: u64 = 5 * SECOND;
+/// How long to wait when the kernel has no room for more descriptors on their way, in nanoseconds.
+const WANT_PAUSE: u64 = 10 * MILLISECOND;
 
 /// One handover, on the side that gives.
 struct Giver {
@@ -36,10 +39,13 @@ struct Giver {
     next: Option<Departing>,
     /// The number of the last offer.
     number: u32,
+    /// The kernel has no room for more descriptors on their way.
+    lacks: bool,
     /// When the last answer came, or was first waited for.
-    heard: Cell<u64>,
+    heard: u64,
     given: u64,
     refused: u64,
+    is_over: bool,
 }
 
 /// A connection that nobody here reads, and since when it has waited; 0 if it does not.
@@ -60,8 +66,8 @@ enum End {
 
 impl Drop for Giver {
     fn drop(&mut self) {
+        self.take_back();
         reactor::forget(self.line.as_fd());
-        self.downstream.departures.close();
     }
 }
 
@@ -71,7 +77,7 @@ impl Downstream {
     ///
     /// # Errors
     /// When the descriptor can't be watched.
-    pub(crate) fn hand_over(self: &Rc<Downstream>, to: OwnedFd) -> io::Result<impl Future<Output = ()> + 'static> {
+    pub(crate) fn hand_over(self: &Rc<Downstream>, to: OwnedFd) -> io::Result<()> {
         let ready = Registration::new(&mut SourceFd(&to.as_raw_fd()), Interest::READABLE.add(Interest::WRITABLE))?;
         self.departures.open();
         let giver = Giver {
@@ -81,11 +87,14 @@ impl Downstream {
             offered: BTreeMap::new(),
             next: None,
             number: 0,
-            heard: Cell::new(clock::now()),
+            lacks: false,
+            heard: clock::now(),
             given: 0,
             refused: 0,
+            is_over: false,
         };
-        Ok(giver.run())
+        self.departures.hold(executor::start(giver.run()));
+        Ok(())
     }
 
     /// A tunnel has stopped, to go on in another worker.
@@ -130,8 +139,9 @@ impl Giver {
             self.downstream.departures.call_some(room);
             let due = match self.offered.is_empty() && self.next.is_none() {
                 true => u64::MAX,
-                false => self.heard.get().saturating_add(ANSWER_PATIENCE),
+                false => self.heard.saturating_add(ANSWER_PATIENCE),
             };
+            let wait = if self.lacks { due.min(clock::now() + WANT_PAUSE) } else { due };
             // A full window is not offered more whatever comes.
             let noted = if room == 0 { u64::MAX } else { noted };
             let departures = &self.downstream.departures;
@@ -141,11 +151,12 @@ impl Giver {
                     noted => departures.noted_since(noted).await,
                 }
             });
-            if timer.until(due, first(pin!(self.stirs()), has_news)).await.is_err() {
+            if timer.until(wait, first(pin!(self.stirs()), has_news)).await.is_err() && clock::now() >= due {
                 break End::Late;
             }
         };
-        self.end(end);
+        let kept = self.take_back();
+        self.say(&end, kept);
     }
 
     /// Waits until the other end has answered or gone, or takes more, if it did not.
@@ -179,7 +190,7 @@ impl Giver {
     }
 
     fn settle(&mut self, number: u32, answer: Answer) {
-        self.heard.set(clock::now());
+        self.heard = clock::now();
         let Some(Departing { mut connection, waits_since }) = self.offered.remove(&number) else { return };
         match answer {
             Answer::Taken => {
@@ -197,10 +208,12 @@ impl Giver {
 
     /// Offers what there is, as far as the window goes.
     fn offer_some(&mut self) -> Result<(), End> {
+        self.lacks = false;
         while self.offered.len() < WINDOW_RECORDS {
+            let is_new = self.next.is_none();
             let Some(next) = self.next.take().or_else(|| self.downstream.next_departing()) else { return Ok(()) };
-            if self.offered.is_empty() {
-                self.heard.set(clock::now());
+            if is_new && self.offered.is_empty() {
+                self.heard = clock::now();
             }
             match self.offer(&next.connection, next.waits_since) {
                 Ok(()) => {
@@ -218,8 +231,11 @@ impl Giver {
                     return match error.kind() {
                         io::ErrorKind::WouldBlock => Ok(()),
                         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Err(End::Gone),
-                        // Too many descriptors are on their way: with the next answer they are fewer.
-                        _ if !self.offered.is_empty() => Ok(()),
+                        // Too many descriptors are on their way, perhaps from other workers: there will be fewer.
+                        _ if error.raw_os_error() == Some(ETOOMANYREFS) || net::is_exhaustion(&error) => {
+                            self.lacks = true;
+                            Ok(())
+                        }
                         _ => Err(End::Failed(error)),
                     };
                 }
@@ -248,16 +264,33 @@ impl Giver {
         self.line.offer(self.number, &record, &descriptors)
     }
 
-    /// Everything that was not taken goes on here, or to another worker.
-    fn end(mut self, end: End) {
-        let log = self.downstream.logger.clone();
+    /// Everything that was not taken goes on here, or to another worker; says how many connections that are.
+    fn take_back(&mut self) -> usize {
+        if std::mem::replace(&mut self.is_over, true) {
+            return 0;
+        }
         // From now on no answer comes; those that have still count.
         let _ = self.line.revoke();
         while let Ok(Some((number, answer))) = self.line.next_answer() {
             self.settle(number, answer);
         }
+        let downstream = &self.downstream;
+        // First the count of takers: what is kept then waits only as long as it may.
+        downstream.departures.close();
         let left: Vec<_> = std::mem::take(&mut self.offered).into_values().chain(self.next.take()).collect();
-        let (given, refused, kept, downstream) = (self.given, self.refused, left.len(), Rc::clone(&self.downstream));
+        let kept = left.len();
+        left.into_iter().for_each(|Departing { connection, waits_since }| downstream.keep(connection, waits_since));
+        if !downstream.departures.are_open() {
+            while let Some(connection) = downstream.departures.pop() {
+                downstream.keep(connection, 0);
+            }
+            downstream.hasten();
+        }
+        kept
+    }
+
+    fn say(&self, end: &End, kept: usize) {
+        let (log, given, refused) = (&self.downstream.logger, self.given, self.refused);
         match end {
             End::Gone if kept == 0 => info!(log, "handed over"; "connections" => given, "refused" => refused),
             End::Gone => {
@@ -270,14 +303,5 @@ impl Giver {
                 warn!(log, "cannot hand over connections"; "reason" => %error, "taken" => given, "kept" => kept);
             }
         }
-        // First the count of takers: what is kept then waits only as long as it may.
-        drop(self);
-        left.into_iter().for_each(|Departing { connection, waits_since }| downstream.keep(connection, waits_since));
-        if !downstream.departures.are_open() {
-            while let Some(connection) = downstream.departures.pop() {
-                downstream.keep(connection, 0);
-            }
-        }
-        downstream.hasten();
     }
 }

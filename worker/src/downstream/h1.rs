@@ -1,5 +1,7 @@
 //! HTTP/1 with a client: reads requests, and is the way back for their answers.
 
+mod tunnel;
+
 use std::cell::Cell;
 use std::net::SocketAddr;
 
@@ -12,8 +14,8 @@ use crate::message::client::Client;
 use crate::message::fault::{Fault, Kind, Side, Stage};
 use crate::message::head::{BodyLength, Request, RequestHead, Response};
 use crate::message::page;
-use crate::pipeline::{Asked, Desk, Suspended, resume, serve};
-use crate::proto::h1::{Attempts, HEADER_COUNT_MAX, HeadLimits, Parsed, parse_request};
+use crate::pipeline::{Asked, Desk, Suspended, serve};
+use crate::proto::h1::{Attempts, HeadLimits, Parsed, parse_request};
 use crate::proto::hop;
 use crate::proto::proxy_protocol::{self, Addresses, Progress};
 use crate::proto::transfer::{Link, Patience, Reader, Sent, Writer};
@@ -178,57 +180,6 @@ impl Codec {
             Err(_) if is_cut => Ended::Closed,
             _ if !is_last && rest.is_complete => Ended::Kept,
             _ if is_unread => Ended::Unread,
-            _ => Ended::Closed,
-        }
-    }
-
-    /// Goes on with a tunnel that another task, perhaps another worker's, has run so far. One that `stays` ends here.
-    pub(super) async fn resume(
-        &mut self,
-        stream: &Stream,
-        client: &Client,
-        listener: &ListenerCells,
-        downstream: &Downstream,
-        desk: &mut Desk,
-        (suspended, stays): (Box<Suspended>, bool),
-    ) -> Ended {
-        let site = std::rc::Rc::clone(&downstream.site.borrow());
-        let request = &suspended.account.request;
-        let limits = HeadLimits { bytes: request.len(), fields: HEADER_COUNT_MAX };
-        desk.begin(suspended.account.started);
-        // The worker that had it has parsed it. Should it read heads otherwise, the line lacks what this one can't read.
-        match parse_request(request, limits, &mut self.head) {
-            Ok(Parsed::Complete) => self.inbox = Some(Buffer::holding(request)),
-            _ => self.head.clear(),
-        }
-        let bytes = self.input();
-        let patience = Patience { step: site.timeouts.client_send, deadline: u64::MAX };
-        let link = |timer| Link { stream, timer, side: Side::Client, patience };
-        let sent = Sent::default();
-        sent.wire.set(suspended.account.sent);
-        sent.writes.set(1);
-        let mut outbox = Vec::new();
-        let mut reply = Reply {
-            writer: Writer::new(link(&self.writing), &mut outbox, BodyLength::None, &sent),
-            sent: &sent,
-            stream,
-            timer: &self.reading,
-            leading: &[],
-            minor: self.head.minor,
-            is_head: false,
-            is_last: true,
-            is_draining: &downstream.is_draining,
-            departures: (!stays).then_some(&downstream.departures),
-            begun_at: Some(0),
-            ends_with_connection: false,
-            is_finished: true,
-        };
-        let mut body = Reader::new(link(&self.reading), &[], BodyLength::None, None, 0);
-        let request = Request { head: &self.head, bytes };
-        let asked = Asked { site: &site, client, request, listener, log: &downstream.log };
-        match resume(asked, suspended, &mut body, &mut reply, desk).await {
-            Ok(Some(left)) => Ended::Left(left),
-            Err(fault) if !fault.is_client_gone() => Ended::Unread,
             _ => Ended::Closed,
         }
     }

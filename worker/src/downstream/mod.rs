@@ -27,7 +27,7 @@ use shared::stats::ProcessCells;
 use crate::observe::access::AccessLog;
 use crate::observe::flight::Records;
 use crate::runtime::sync::Signal;
-use crate::runtime::{clock, net};
+use crate::runtime::{clock, executor, net};
 use crate::site::{self, Site};
 use conn::Connection;
 use departures::Departures;
@@ -148,6 +148,10 @@ impl Downstream {
 
     /// Ends every exchange where it is; says how many there were. They are counted and logged as abandoned.
     pub(crate) fn cut(&self) -> u64 {
+        // What was about to leave is an exchange again, once its driver has begun.
+        self.departures.cut();
+        executor::run_queued();
+        executor::run_queued();
         let active = self.process.requests_active.get();
         self.drivers.cut();
         active

@@ -49,10 +49,11 @@ impl Downstream {
         self: &Rc<Downstream>,
         from: OwnedFd,
         door: impl Fn(&str) -> Option<Rc<Door>> + 'static,
-    ) -> io::Result<impl Future<Output = ()> + 'static> {
+    ) -> io::Result<()> {
         let ready = Registration::new(&mut SourceFd(&from.as_raw_fd()), Interest::READABLE)?;
         let (downstream, line) = (Rc::clone(self), Handover::from_fd(from));
-        Ok(Taker { downstream, line, ready, door, taken: 0, refused: 0 }.run())
+        executor::spawn(Taker { downstream, line, ready, door, taken: 0, refused: 0 }.run());
+        Ok(())
     }
 
     /// Whether there is room for so many streams of one client, as things are.
