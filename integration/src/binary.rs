@@ -24,7 +24,16 @@ impl Binary {
         static PATH: OnceLock<PathBuf> = OnceLock::new();
         PATH.get_or_init(|| match std::env::var_os("SLUICE_BIN") {
             Some(path) => PathBuf::from(path),
-            None => build(),
+            None => build(&target(), &["--workspace"]),
+        })
+    }
+
+    /// Where a build of it is that fails when it is asked to (the feature `trial`): built once, in a directory of its own.
+    pub fn trial() -> &'static Path {
+        static PATH: OnceLock<PathBuf> = OnceLock::new();
+        PATH.get_or_init(|| {
+            let target = target();
+            build(&target.join("trial"), &["--package", "sluice", "--features", "trial"])
         })
     }
 
@@ -59,16 +68,26 @@ impl Finished {
     }
 }
 
-/// Builds the program with the profile and into the directory of this test, so that it is never a stale one.
-fn build() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's path");
-    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/test").to_owned();
-    let release = profile.ends_with("release");
+/// Builds the program with the profile of this test, so that it is never a stale one. Builds into one directory wait for
+/// one another: cargo locks it.
+fn build(target: &Path, what: &[&str]) -> PathBuf {
+    let release = profile().ends_with("release");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    command.args(["build", "--quiet", "--workspace", "--bin", "sluice", "--target-dir"]);
-    command.arg(profile.parent().expect("target/PROFILE")).args(release.then_some("--release"));
+    command.args(["build", "--quiet", "--bin", "sluice"]).args(what).arg("--target-dir");
+    command.arg(target).args(release.then_some("--release"));
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let built = Finished::of(&mut command);
     assert_eq!(built.code, 0, "the program does not build:\n{}", built.stderr);
-    profile.join("sluice")
+    target.join(if release { "release" } else { "debug" }).join("sluice")
+}
+
+/// `target/PROFILE`, of this test's own executable.
+fn profile() -> PathBuf {
+    let test = std::env::current_exe().expect("this test's path");
+    test.ancestors().nth(2).expect("target/PROFILE/deps/test").to_owned()
+}
+
+/// The directory of all builds.
+fn target() -> PathBuf {
+    profile().parent().expect("target/PROFILE").to_owned()
 }

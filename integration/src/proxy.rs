@@ -32,6 +32,7 @@ pub struct Proxy {
     port: u16,
     other_port: u16,
     mark: String,
+    program: &'static Path,
     master: Option<Child>,
     /// Not started, or ended: there is nothing to stop.
     ended: bool,
@@ -45,6 +46,16 @@ impl Proxy {
     #[track_caller]
     pub fn start(text: &str) -> Proxy {
         let mut proxy = Proxy::prepared(text);
+        proxy.launch();
+        proxy.wait_ready(1);
+        proxy
+    }
+
+    /// The same with a build that fails when it is asked to.
+    #[track_caller]
+    pub fn start_trial(text: &str) -> Proxy {
+        let mut proxy = Proxy::prepared(text);
+        proxy.program = Binary::trial();
         proxy.launch();
         proxy.wait_ready(1);
         proxy
@@ -70,7 +81,8 @@ impl Proxy {
         let directory = tempfile::Builder::new().prefix("sluice-test-").tempdir().expect("a directory");
         let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let [port, other_port] = [free_port(), free_port()];
-        let proxy = Proxy { directory, port, other_port, mark, master: None, ended: true };
+        let program = Binary::path();
+        let proxy = Proxy { directory, port, other_port, mark, program, master: None, ended: true };
         proxy.configure(text);
         proxy
     }
@@ -115,7 +127,7 @@ impl Proxy {
     /// Starts the master as another program's business: `wrapper` is a command that executes what follows it.
     pub fn launch_through<const N: usize>(&mut self, wrapper: [&str; N]) {
         let mut command = Command::new(wrapper[0]);
-        command.args(&wrapper[1..]).arg(Binary::path()).arg("run").arg("-c").arg(self.config_path());
+        command.args(&wrapper[1..]).arg(self.program).arg("run").arg("-c").arg(self.config_path());
         command.env(MARK, &self.mark).stdin(Stdio::null());
         self.spawn(command);
     }
@@ -164,8 +176,8 @@ impl Proxy {
 
     /// A command of the program that belongs to this proxy.
     pub fn command<const N: usize>(&self, arguments: [&str; N]) -> Command {
-        let mut command = Binary::command();
-        command.args(arguments).env(MARK, &self.mark).current_dir(self.directory());
+        let mut command = Command::new(self.program);
+        command.stdin(Stdio::null()).args(arguments).env(MARK, &self.mark).current_dir(self.directory());
         command
     }
 

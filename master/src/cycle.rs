@@ -24,9 +24,10 @@ use crate::inheritance::{Inheritance, Predecessor};
 use crate::listeners::{Company, Listeners};
 use crate::lock::{Lock, PidFile};
 use crate::orphans::Orphans;
+use crate::quarantine::Quarantine;
 use crate::recipe::Recipe;
 use crate::reload::Change;
-use crate::requests::{Request, Requests};
+use crate::requests::{Answer, Request, Requests};
 use crate::rights::Rights;
 use crate::runtime_dir::RuntimeDir;
 use crate::service::Service;
@@ -79,6 +80,7 @@ pub(crate) struct Master {
     pub(crate) rests: bool,
     pub(crate) service: Service,
     pub(crate) watchdog: Watchdog,
+    pub(crate) quarantine: Quarantine,
     control: Option<Control>,
     signals: Signals,
     pub(crate) lock: Lock,
@@ -170,6 +172,7 @@ impl Master {
             rests: false,
             service: Service::new(Instant::now()),
             watchdog: Watchdog::default(),
+            quarantine: Quarantine::default(),
             control,
             signals: Signals::register()?,
             lock: start.lock,
@@ -228,6 +231,7 @@ impl Master {
             self.children.press(now);
             self.service.beat(now, &self.log);
             self.watch(now);
+            self.lift_quarantine();
             if self.stopping.is_some() && !self.children.iter().any(Child::is_worker) {
                 // It went last, as workers needed it to drain.
                 self.children.urge(Urgency::Stop, now, Duration::ZERO, |_| true);
@@ -279,6 +283,18 @@ impl Master {
                 Request::Upgrade { binary, watch, requests_min } => {
                     self.upgrade_for(&binary, Watch { time: watch, requests_min }, client, now);
                 }
+                Request::ClearQuarantine => {
+                    let count = self.clear_quarantine();
+                    client.answer(&Answer::Done(format!("{count} requests were refused and are taken again")));
+                }
+                Request::CloseIdle { all } => {
+                    let count = self.close_idle(all);
+                    client.answer(&Answer::Done(format!("{count} workers close connections on which nothing happens")));
+                }
+                Request::StopOld => {
+                    let count = self.stop_old(now);
+                    client.answer(&Answer::Done(format!("{count} old workers are stopped")));
+                }
             }
         }
     }
@@ -318,7 +334,8 @@ impl Master {
         let deadlines = self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns);
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline);
         let trial = self.predecessor.as_ref().and_then(Predecessor::deadline);
-        let watches = [self.service.deadline(), self.next_watch(), self.next_stranger_watch(), upgrade, trial];
+        let lift = self.next_lift(Instant::now());
+        let watches = [self.service.deadline(), self.next_watch(), self.next_stranger_watch(), upgrade, trial, lift];
         deadlines.chain(watches.into_iter().flatten()).min()
     }
 
@@ -345,6 +362,28 @@ impl Master {
                 Report::Reopened => {}
             }
         }
+    }
+
+    /// Whether a worker is on its way out, or another configuration than its own is served.
+    fn is_old(&self, child: &Child) -> bool {
+        let serves = self.serving.as_ref().is_some_and(|cohort| child.is_of(cohort.generation));
+        let is_starting =
+            matches!(&self.change, Some(Change::Starting { cohort, .. }) if child.is_of(cohort.generation));
+        child.is_worker() && (child.is_leaving() || !serves && !is_starting)
+    }
+
+    /// Has old workers, or all, close the connections on which nothing happens; says how many were told.
+    fn close_idle(&self, all: bool) -> usize {
+        let are_told = |child: &&Child| child.is_worker() && (all || self.is_old(child));
+        // One that is too busy to hear has nothing idle that matters.
+        self.children.iter().filter(are_told).filter(|child| child.ask(&Command::CloseIdle).is_ok()).count()
+    }
+
+    /// Stops old workers; says how many there are.
+    fn stop_old(&mut self, now: Instant) -> usize {
+        let old: Vec<i32> = self.children.iter().filter(|child| self.is_old(child)).map(Child::pid).collect();
+        self.children.urge(Urgency::Stop, now, Duration::ZERO, |child| old.contains(&child.pid()));
+        old.len()
     }
 
     fn tell_retired(&mut self, now: Instant) {

@@ -7,6 +7,7 @@
 
 mod activation;
 mod ballot;
+mod black_box;
 mod children;
 mod cli;
 mod cohort;
@@ -22,6 +23,7 @@ mod lock;
 mod logs;
 mod machine;
 mod orphans;
+mod quarantine;
 mod recipe;
 mod reload;
 mod requests;

@@ -214,7 +214,8 @@ impl Master {
         let path = self.dir.zone().with_extension("new");
         let cannot = |error: &dyn std::fmt::Display| format!("cannot make the zone {}: {error}", path.display());
         let us = ProcessId::current(0).map_err(|error| cannot(&error))?;
-        let zone = Zone::create(&path, Maxima::for_workers(workers), us).map_err(|error| cannot(&error))?;
+        let maxima = Maxima::for_workers(workers).with_connections(cohort.config.worker_connections);
+        let zone = Zone::create(&path, maxima, us).map_err(|error| cannot(&error))?;
         self.zone = Some(zone);
         Ok(zone)
     }
@@ -272,6 +273,7 @@ impl Master {
             Some(previous) => self.retire(previous, now),
         }
         self.note_committed();
+        self.clear_quarantine();
         self.respawns.clear();
         self.supervisors.clear();
         self.rests = false;

@@ -40,6 +40,32 @@ pub(crate) enum Request {
         /// How many requests that worker must have answered by then.
         requests_min: u64,
     },
+    /// Take every request again that is in quarantine.
+    ClearQuarantine,
+    /// Have workers close the connections on which nothing happens.
+    CloseIdle {
+        /// All of them, not only old ones.
+        all: bool,
+    },
+    /// Stop old workers, whatever they have left to do.
+    StopOld,
+}
+
+impl Request {
+    /// As it is sent.
+    fn frame(&self) -> (Vec<u8>, Option<BorrowedFd<'_>>) {
+        match self {
+            Request::Upgrade { binary, watch, requests_min } => {
+                let mut frame = vec![VERSION, 1];
+                frame.extend(u64::try_from(watch.as_millis()).unwrap_or(u64::MAX).to_ne_bytes());
+                frame.extend(requests_min.to_ne_bytes());
+                (frame, Some(binary.as_fd()))
+            }
+            Request::ClearQuarantine => (vec![VERSION, 2], None),
+            Request::CloseIdle { all } => (vec![VERSION, 3, u8::from(*all)], None),
+            Request::StopOld => (vec![VERSION, 4], None),
+        }
+    }
 }
 
 /// What is answered.
@@ -141,6 +167,9 @@ impl Client {
                 let mut next = || numbers.next().unwrap_or_default();
                 Ok(Some(Request::Upgrade { binary, watch: Duration::from_millis(next()), requests_min: next() }))
             }
+            ([VERSION, 2], None) => Ok(Some(Request::ClearQuarantine)),
+            ([VERSION, 3, all @ 0..=1], None) => Ok(Some(Request::CloseIdle { all: *all == 1 })),
+            ([VERSION, 4], None) => Ok(Some(Request::StopOld)),
             ([VERSION, ..], _) => {
                 Err(io::Error::other("this master does not understand the request: it is another version"))
             }
@@ -163,11 +192,8 @@ pub(crate) fn ask(path: &Path, request: &Request, patience: Duration, note: impl
         let seconds = i64::try_from(patience.as_secs()).unwrap_or(i64::MAX);
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(seconds))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        let Request::Upgrade { binary, watch, requests_min } = request;
-        let mut frame = vec![VERSION, 1];
-        frame.extend(u64::try_from(watch.as_millis()).unwrap_or(u64::MAX).to_ne_bytes());
-        frame.extend(requests_min.to_ne_bytes());
-        fd::send(socket.as_fd(), &frame, &[binary.as_fd()])?;
+        let (frame, descriptor) = request.frame();
+        fd::send(socket.as_fd(), &frame, &Vec::from_iter(descriptor))?;
         Ok(socket)
     })()
     .map_err(failed)?;
@@ -215,12 +241,31 @@ mod tests {
                 break asked;
             }
         };
-        let Request::Upgrade { watch, requests_min, .. } = asked;
+        let Request::Upgrade { watch, requests_min, .. } = asked else { panic!("{asked:?}") };
         assert_eq!((watch, requests_min), (Duration::from_secs(3), 7));
         client.answer(&Answer::Note("soon".into()));
         client.answer(&Answer::Refused("no".into()));
         assert_eq!(asker.join().unwrap(), Err("no".into()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn each_request_is_heard_as_it_was_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.sock");
+        let mut requests = Requests::open(&path).unwrap();
+        for request in [
+            Request::ClearQuarantine,
+            Request::CloseIdle { all: false },
+            Request::CloseIdle { all: true },
+            Request::StopOld,
+        ] {
+            let socket = make_socket().unwrap();
+            connect(socket.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+            fd::send(socket.as_fd(), &request.frame().0, &[]).unwrap();
+            let asked = requests.take().pop().map(|(_, asked)| format!("{asked:?}"));
+            assert_eq!(asked, Some(format!("{request:?}")));
+        }
     }
 
     #[test]

@@ -7,11 +7,14 @@
 use std::time::{Duration, Instant};
 
 use shared::ident::{Generation, Seat};
+use shared::zone::LastWords;
 use slog::{error, info, o, warn};
 
+use crate::black_box;
 use crate::children::{Child, Exit, Role};
 use crate::cohort::Cohort;
 use crate::cycle::Master;
+use crate::quarantine::is_fault;
 use crate::reload::Change;
 use crate::supervisor::{Decision, Life};
 
@@ -39,31 +42,46 @@ impl Master {
                 Role::Successor => self.successor_ended(child.pid(), exit, now),
                 Role::Worker { seat, slot, generation } => {
                     self.watchdog.forget(child.pid());
-                    if let Some(zone) = self.zone {
+                    let last_words = self.zone.map(|zone| {
+                        let words = black_box::is_opened(exit, child.is_leaving()).then(|| zone.last_words(slot));
                         zone.release_slot(slot);
                         self.dir.remove_call(slot);
-                    }
-                    self.worker_ended(&child, seat, generation, exit, now);
+                        words
+                    });
+                    self.worker_ended(&child, seat, generation, exit, last_words.flatten(), now);
                 }
             }
         }
     }
 
-    fn worker_ended(&mut self, child: &Child, seat: Seat, generation: Generation, exit: Exit, now: Instant) {
+    fn worker_ended(
+        &mut self,
+        child: &Child,
+        seat: Seat,
+        generation: Generation,
+        exit: Exit,
+        last_words: Option<LastWords>,
+        now: Instant,
+    ) {
         self.swap_lost(child.pid(), generation, exit);
         let log = match child.is_adopted() {
             true => self.log.new(o!("worker" => child.pid())),
             false => self.log.new(o!("worker" => child.pid(), "seat" => seat.0, "generation" => generation.0)),
         };
-        if child.is_leaving() {
-            info!(log, "a worker has gone: {}", exit);
-        } else {
-            match exit {
-                Exit::Code(worker::exit::OK) => warn!(log, "a worker was told by a signal to stop, and has"),
-                _ => error!(log, "a worker died: {}", exit),
+        let serves = self.serving.as_ref().is_some_and(|cohort| cohort.generation == generation);
+        match exit {
+            _ if child.is_leaving() && last_words.is_none() => info!(log, "a worker has gone: {}", exit),
+            Exit::Code(worker::exit::OK) => warn!(log, "a worker was told by a signal to stop, and has"),
+            _ => error!(log, "a worker died: {}", exit),
+        }
+        if let Some(words) = last_words {
+            black_box::tell(&words, &log);
+            if let Some(request) = words.culprit().filter(|_| serves && is_fault(exit)) {
+                self.suspect(request);
             }
+        }
+        if !child.is_leaving() {
             self.give_up_start(generation, format!("the worker of seat {seat} died before it was ready: {exit}"));
-            let serves = self.serving.as_ref().is_some_and(|cohort| cohort.generation == generation);
             if serves && !self.rests {
                 self.replace(Some(seat), child, now);
             }

@@ -124,6 +124,7 @@ impl Master {
         }
         swap.ballot.commit(told, now);
         self.note_committed();
+        self.clear_quarantine();
     }
 
     fn end_swap(&mut self) {

@@ -108,7 +108,7 @@ mod tests {
     fn records(own: (u64, u64, u64), others: (u64, u64, u64)) -> (Record, Record) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("zone");
-        let maxima = Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 1 };
+        let maxima = Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 1, flights: 1 };
         let zone = Zone::create(&path, maxima, ProcessId::current(0).unwrap()).unwrap();
         zone.publish(&Catalog { routes: vec!["r".into()], ..Catalog::default() }).unwrap();
         let slots = [own, others].map(|(requests, errors, millis)| {

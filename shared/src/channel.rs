@@ -71,6 +71,8 @@ pub enum Command {
     },
     /// The master is the proxy's from now on: its end is not the worker's.
     Establish,
+    /// Close the connections on which nothing happens.
+    CloseIdle,
 }
 
 /// The most sockets in one [`Command::Sockets`].
@@ -147,6 +149,7 @@ impl Channel {
             Command::HandOver { to } => fd::send(self.as_fd(), &[VERSION, 8], &[to.as_fd()]),
             Command::TakeOver { from } => fd::send(self.as_fd(), &[VERSION, 9], &[from.as_fd()]),
             Command::Establish => fd::send(self.as_fd(), &[VERSION, 10], &[]),
+            Command::CloseIdle => fd::send(self.as_fd(), &[VERSION, 11], &[]),
         }
     }
 
@@ -187,6 +190,7 @@ impl Channel {
                 _ => Command::TakeOver { from: end },
             })),
             ([10], 0) => Ok(Some(Command::Establish)),
+            ([11], 0) => Ok(Some(Command::CloseIdle)),
             _ => Err(invalid("no such command")),
         }
     }
@@ -346,6 +350,7 @@ mod tests {
         master.send_command(&Command::HandOver { to: file() }).unwrap();
         master.send_command(&Command::TakeOver { from: file() }).unwrap();
         master.send_command(&Command::Establish).unwrap();
+        master.send_command(&Command::CloseIdle).unwrap();
         let next = || worker.recv_command().unwrap().unwrap();
         assert!(matches!(next(), Command::Sockets { listener: 3, sockets } if sockets.len() == 2));
         assert!(matches!(next(), Command::Prepare { generation: Generation(7), access_log: None, .. }));
@@ -355,6 +360,7 @@ mod tests {
         assert!(matches!(next(), Command::HandOver { .. }));
         assert!(matches!(next(), Command::TakeOver { .. }));
         assert!(matches!(next(), Command::Establish));
+        assert!(matches!(next(), Command::CloseIdle));
         for report in [
             Report::Prepared(generation),
             Report::Refused(generation, "no".into()),

@@ -29,6 +29,7 @@ use slog::{Logger, error, info, warn};
 use crate::downstream::{Downstream, Gate};
 use crate::helper::Helper;
 use crate::observe::access::AccessLog;
+use crate::observe::flight::Records;
 use crate::runtime::clock::{self, MILLISECOND};
 use crate::runtime::reactor::{self, Parked, Registration};
 use crate::runtime::timer::Timer;
@@ -119,7 +120,8 @@ impl Worker {
             let helper = helper.map_err(|error| format!("cannot start a thread: {error}"))?.map(Rc::new);
             let site = Site::open(Blueprint::draw(Arc::clone(&config)), zone, slot, &servers)?;
             let access = access_log_of(&config, helper.as_ref(), process);
-            let downstream = Downstream::new(Rc::new(site), access, log.clone());
+            let records = Records::new(zone.flights(slot), process.polled);
+            let downstream = Downstream::new(Rc::new(site), records, access, log.clone());
             let mut gates = Vec::new();
             for (listener, sockets) in config.listeners.iter().zip(listeners) {
                 gates.extend(gates_of(zone, slot, &downstream, listener, sockets)?);
@@ -237,6 +239,7 @@ impl Worker {
                 }
                 Ok(Some(Command::Commit(generation))) => self.commit(generation),
                 Ok(Some(Command::Abandon)) => self.change.abandon(),
+                Ok(Some(Command::CloseIdle)) => self.downstream.close_idle(),
                 Ok(Some(Command::Establish)) => self.is_on_trial.set(false),
                 Ok(Some(Command::HandOver { to })) => self.hand_over(to),
                 Ok(Some(Command::TakeOver { from })) => self.take_over(from),
@@ -311,6 +314,8 @@ impl Worker {
     fn drain(&self) {
         if !self.downstream.is_draining() {
             self.process.state.set(State::Draining);
+            let patience = self.downstream.site().shutdown_timeout;
+            self.process.drain_due.set(clock::now().saturating_add(patience));
             self.downstream.drain();
             // Each acceptor has its own descriptor and closes it once its queue is empty: a socket that stays open and is
             // accepted from by nobody would go on getting its share.

@@ -17,6 +17,7 @@ use std::pin::pin;
 
 use conf::model::{Action, Redirect, Respond as Fixed};
 use shared::stats::ListenerCells;
+use shared::zone::Phase;
 
 use crate::message::body::{Respond, Source};
 use crate::message::client::Client;
@@ -129,6 +130,7 @@ impl<S: Source, R: Respond> Drop for Active<'_, S, R> {
         (exchange.sent_bytes, exchange.sent_body_bytes) = (sent + to_client, sent_body + to_client);
         exchange.upstream_sent += to_server;
         exchange.upstream_received += to_client;
+        asked.client.flight.end(exchange.request_bytes + to_server, exchange.sent_bytes, clock::now());
         match is_over {
             true => finish(*asked, exchange, desk),
             // This may be the way out of a panic, and a second one would end the worker.
@@ -160,7 +162,16 @@ fn place(asked: Asked<'_>, exchange: &mut Exchange, desk: &mut Desk) -> Result<(
     }
     desk.place(asked.request)?;
     exchange.route = asked.site.router.find(&desk.host, &desk.path);
-    exchange.route.map(|_| ()).ok_or(Fault::proxy(Stage::Route, Kind::NoRoute))
+    let route = exchange.route.map(|route| asked.site.routes[route].cells.index);
+    let (method, path, quarantine) = (asked.request.method(), &desk.path, asked.site.quarantine);
+    asked.client.flight.decide(route, method, path, quarantine.map_or(0, |quarantine| quarantine.rest(path)));
+    let Some(route) = route else { return Err(Fault::proxy(Stage::Route, Kind::NoRoute)) };
+    match quarantine {
+        Some(quarantine) if quarantine.refuses(route, method, path, clock::now()) => {
+            Err(Fault::proxy(Stage::Route, Kind::Quarantined))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Does what the route says.
@@ -172,10 +183,13 @@ async fn act<S: Source, R: Respond>(
     desk: &mut Desk,
 ) -> Result<Option<Box<Suspended>>, Fault> {
     let Some(route) = exchange.route.map(|route| &asked.site.routes[route]) else { return Ok(None) };
+    #[cfg(feature = "trial")]
+    crate::middleware::trial::obey(asked.request);
     let limits = &route.limits;
     let deadline = clock::now().saturating_add(limits.exchange);
     body.set_terms(limits.client_body, deadline, limits.body_bytes);
     reply.set_terms(limits.client_send, deadline);
+    asked.client.flight.expect_end(deadline);
     if let (BodyLength::Exactly(length), Some(limit)) = (asked.request.head.body, limits.body_bytes)
         && length > limit
     {
@@ -187,7 +201,7 @@ async fn act<S: Source, R: Respond>(
         desk.draft.clear();
         desk.page.clear();
         write_field(b"Allow", METHODS, &mut desk.draft);
-        return answer(200, body, reply, desk).await.map(|()| None);
+        return answer(asked, 200, body, reply, desk).await.map(|()| None);
     }
     match &route.action {
         Action::Upstream(upstream) => {
@@ -219,7 +233,7 @@ async fn respond(
         write_field(b"Content-Type", b"text/plain; charset=utf-8", &mut fields);
     }
     (desk.draft, desk.page) = (fields, page);
-    answer(fixed.status, body, reply, desk).await
+    answer(asked, fixed.status, body, reply, desk).await
 }
 
 /// An answer that sends the client elsewhere.
@@ -235,7 +249,7 @@ async fn redirect(
     let mut fields = std::mem::take(&mut desk.draft);
     with_view(asked, exchange, desk, |view| write_template("Location", &to.location, view, &mut fields));
     desk.draft = fields;
-    answer(to.status, body, reply, desk).await
+    answer(asked, to.status, body, reply, desk).await
 }
 
 /// A page for the person who asked.
@@ -259,13 +273,20 @@ async fn explain(
     if fault.kind == Kind::Method {
         write_field(b"Allow", METHODS, &mut desk.draft);
     }
-    answer(status, body, reply, desk).await
+    answer(asked, status, body, reply, desk).await
 }
 
 /// Sends the fields and the body that were drafted.
-async fn answer(status: u16, body: &mut impl Source, reply: &mut impl Respond, desk: &mut Desk) -> Result<(), Fault> {
+async fn answer(
+    asked: Asked<'_>,
+    status: u16,
+    body: &mut impl Source,
+    reply: &mut impl Respond,
+    desk: &mut Desk,
+) -> Result<(), Fault> {
     // Nothing is waited for, so that the turn's own time would say that it took none.
     clock::sample();
+    asked.client.flight.enter(Phase::Sending, clock::now());
     // What has come of the request's body is read past, so that the connection can go on; the rest is not waited for.
     while !body.is_complete()
         && body.bytes_taken() < DISCARDED_BYTES_MAX

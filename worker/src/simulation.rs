@@ -107,7 +107,8 @@ impl World {
         let config = Arc::new(conf::parse(&text, "simulation").expect("a configuration").config);
         let servers = Rc::new(Servers::default());
         let site = Site::open(Blueprint::draw(Arc::clone(&config)), zone, slot, &servers).expect("a site");
-        let downstream = Downstream::new(Rc::new(site), None, slog::Logger::root(slog::Discard, slog::o!()));
+        let records = crate::observe::flight::Records::new(zone.flights(slot), zone.process(slot).polled);
+        let downstream = Downstream::new(Rc::new(site), records, None, slog::Logger::root(slog::Discard, slog::o!()));
         let cells = zone.listener(slot, FRONT).expect("published");
         let door = Door::of(&downstream, &config.listeners[0], cells);
         World { downstream, servers, door }

@@ -12,7 +12,7 @@ use conf::model::{self, Config};
 use conf::value::IpNet;
 use shared::ident::Slot;
 use shared::stats::{ProcessCells, RouteCells};
-use shared::zone::{NO_ROUTE, Zone};
+use shared::zone::{NO_ROUTE, Quarantine, Zone};
 
 use crate::balance::RoundRobin;
 use crate::proto::h1::{HEADER_COUNT_MAX, HeadLimits};
@@ -52,6 +52,8 @@ pub(crate) struct Site {
     /// How long the worker may take to finish, once nobody is there to say so, in nanoseconds.
     pub(crate) shutdown_timeout: u64,
     pub(crate) process: ProcessCells,
+    /// What is refused because of what it did.
+    pub(crate) quarantine: Option<Quarantine>,
     pub(crate) hostname: Box<str>,
 }
 
@@ -130,6 +132,7 @@ impl Site {
             connections_max: u64::from(config.limits.connections),
             shutdown_timeout: nanos(config.shutdown_timeout),
             process: zone.process(slot),
+            quarantine: zone.quarantine(),
             hostname: hostname(),
         })
     }

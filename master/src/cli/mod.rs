@@ -10,12 +10,16 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::control;
+use crate::lock::holder;
 use crate::recipe::Recipe;
+use crate::requests::{Request, ask};
 use crate::runtime_dir::RuntimeDir;
 
 mod check;
+mod drain;
 mod interval;
 mod plan;
+mod quarantine;
 mod run;
 mod signal;
 mod stats;
@@ -109,6 +113,10 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Show what is served since when, by whom, and whether the file has drifted from it
     Status(status::StatusArgs),
+    /// Show which old workers are still there, and what holds them
+    Drain(drain::DrainArgs),
+    /// Show the requests that are refused because workers have died of them
+    Quarantine(quarantine::QuarantineArgs),
     /// Put a changed configuration into effect; fails with the reason if it is refused
     Reload,
     /// Put another binary in this one's place, if it does well; else all stays as it is
@@ -198,6 +206,8 @@ impl Cli {
             Command::Top(args) => found(&|dir, _| code(top::run(args.clone(), dir.path()))),
             Command::Plan(args) => plan::run(&args, &recipe, self.prefix.as_deref(), quiet),
             Command::Status(args) => found(&|dir, _| status::run(&args, dir, &recipe)),
+            Command::Quarantine(args) => found(&|dir, _| quarantine::run(args, dir)),
+            Command::Drain(args) => found(&|dir, _| drain::run(&args, dir)),
             Command::Reload => found(&|dir, _| signal::reload(dir, &recipe, quiet)),
             Command::Quit => found(&|dir, shutdown_timeout| signal::quit(dir, shutdown_timeout, quiet)),
             Command::Stop => found(&|dir, shutdown_timeout| signal::stop(dir, shutdown_timeout, quiet)),
@@ -227,6 +237,24 @@ fn recipe(config: Option<&Path>, prefix: Option<&Path>) -> std::io::Result<Recip
 
 fn code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(exit::FAILED)
+}
+
+/// Has the master of `dir` do something that it does at once.
+fn order(dir: &RuntimeDir, request: &Request) -> u8 {
+    /// How long it may take to answer.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    match holder(&dir.lock()) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            complain(&format!("no proxy runs in {}", dir.path().display()));
+            return exit::ABSENT;
+        }
+        Err(error) => return complain(&format!("cannot look for a proxy in {}: {error}", dir.path().display())),
+    }
+    match ask(&dir.master_socket(), request, PATIENCE, |_| {}) {
+        Ok(text) => print(&text),
+        Err(reason) => complain(&reason),
+    }
 }
 
 fn print(text: &str) -> u8 {

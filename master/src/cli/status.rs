@@ -86,6 +86,9 @@ impl Status<'_> {
                 workers.iter().map(|worker| format!("{} {}", worker.id.pid, self.now.status(worker))).collect();
             lines.push(format!("generation {generation}: {}", workers.join(", ")));
         }
+        for banned in &self.now.quarantined {
+            lines.push(super::quarantine::line(banned, self.now.taken_ns));
+        }
         lines.join("\n")
     }
 
@@ -116,6 +119,17 @@ impl Status<'_> {
                 "text": verdict.text,
             })
         });
+        let quarantine = self.now.quarantined.iter().map(|banned| {
+            json!({
+                "fingerprint": format!("{:016x}", banned.fingerprint),
+                "route": banned.route,
+                "method": banned.method,
+                "path": banned.path,
+                "cut": banned.is_cut,
+                "seconds_left": banned.until_ns.saturating_sub(self.now.taken_ns) / shared::clock::SECOND_NS,
+            })
+        });
+        let quarantine: Vec<Value> = quarantine.collect();
         json!({
             "condition": self.now.condition().name(),
             "generation": self.now.generation.0,
@@ -125,6 +139,7 @@ impl Status<'_> {
             "drift_unknown": self.drift.as_ref().err(),
             "verdict": verdict,
             "cohorts": cohorts,
+            "quarantine": quarantine,
         })
     }
 }

@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod distribution;
+mod flight;
 mod reader;
 mod snapshot;
 
 pub use distribution::Distribution;
-pub use snapshot::{Condition, Object, Process, Server, Snapshot, Upstream, Verdict};
+pub use flight::Connection;
+pub use snapshot::{Condition, Object, Process, Quarantined, Server, Snapshot, Upstream, Verdict};
 
 pub use crate::zone::{
     Counter, Field, Gauge, Histogram, ListenerCells, ListenerTotals, ProcessCells, ProcessTotals, RouteCells,

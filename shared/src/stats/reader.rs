@@ -6,13 +6,17 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::distribution::Distribution;
-use super::snapshot::{Object, Process, Server, Snapshot, Upstream, Verdict};
+use super::snapshot::{Object, Process, Quarantined, Server, Snapshot, Upstream, Verdict};
 use crate::clock::monotonic_ns;
 use crate::ident::{Generation, ProcessId, Seat, Slot};
 use crate::zone::histogram::WORDS as HISTOGRAM_WORDS;
 use crate::zone::layout::{Kind, Layout, Section, cells, header, master, object, slot};
+use crate::zone::quarantine::{self, word};
 use crate::zone::source::Source;
-use crate::zone::{Damage, Image, NAME_BYTES_MAX, ProcessTotals, Role, State, Totals, VERDICT_BYTES_MAX};
+use crate::zone::{
+    Damage, Image, METHOD_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, ProcessTotals, Role, State, Totals,
+    VERDICT_BYTES_MAX,
+};
 
 /// How often a snapshot is taken anew because the master has published meanwhile.
 const RETRIES_MAX: u32 = 3;
@@ -64,6 +68,9 @@ impl Reader<'_> {
             slots: self.layout.slots().count,
             ..Snapshot::default()
         };
+        for index in 0..self.layout.quarantine().count {
+            snapshot.quarantined.extend(self.quarantined(index)?);
+        }
         for index in 0..self.layout.slots().count {
             let (totals, process) = self.process(index)?;
             snapshot.totals.add(&totals);
@@ -105,9 +112,36 @@ impl Reader<'_> {
             generation: Generation(words[at(slot::GENERATION)]),
             state: image.words.get(1).copied().and_then(State::from_word),
             heartbeat_ns: image.words.get(2).copied().unwrap_or(0),
+            drain_due_ns: image.words.get(11).copied().filter(|due| *due != 0),
             totals: totals.clone(),
         };
         Ok((totals, Some(process)))
+    }
+
+    fn quarantined(&self, index: u64) -> Result<Option<Quarantined>, Damage> {
+        let words = self.record::<{ quarantine::WORDS }>(self.layout.quarantine(), index)?;
+        if words[at(word::FINGERPRINT)] == 0 {
+            return Ok(None);
+        }
+        let objects = self.layout.objects(Kind::Route);
+        let name = match words[at(word::ROUTE)].checked_sub(1) {
+            Some(route) if route < objects.count => {
+                let name = self.record::<{ object::WORDS }>(objects, route)?;
+                text(&name[at(object::NAME)..], name[at(object::NAME_LENGTH)], NAME_BYTES_MAX)
+            }
+            _ => None,
+        };
+        let length = words[at(word::PATH_LENGTH)];
+        let most = PATH_BYTES_MAX as u64;
+        let method = text(&words[at(word::METHOD)..at(word::PATH_LENGTH)], METHOD_BYTES_MAX as u64, METHOD_BYTES_MAX);
+        Ok(Some(Quarantined {
+            fingerprint: words[at(word::FINGERPRINT)],
+            route: name.unwrap_or_default(),
+            method: method.unwrap_or_default().trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned(),
+            path: text(&words[at(word::PATH)..], length.min(most), PATH_BYTES_MAX).unwrap_or_default(),
+            is_cut: length > most,
+            until_ns: words[at(word::UNTIL)],
+        }))
     }
 
     /// Index, name and parent of the objects that the current publication names.
@@ -200,7 +234,7 @@ fn text(words: &[u64], length: u64, most: usize) -> Option<String> {
 }
 
 /// What a terminal shows without being steered by it.
-fn printable(character: char) -> char {
+pub(super) fn printable(character: char) -> char {
     match character {
         '\n' | '\t' => ' ',
         control if control.is_control() => char::REPLACEMENT_CHARACTER,
@@ -230,7 +264,7 @@ mod tests {
     fn image() -> Vec<u8> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("zone");
-        let maxima = Maxima { slots: 3, listeners: 1, routes: 3, upstreams: 2, servers: 2 };
+        let maxima = Maxima { slots: 3, listeners: 1, routes: 3, upstreams: 2, servers: 2, flights: 2 };
         let zone = Zone::create(&path, maxima, ProcessId::current(0).unwrap()).unwrap();
         let catalog = Catalog {
             listeners: vec!["127.0.0.1:80".into()],
@@ -287,8 +321,8 @@ mod tests {
         let good = image();
         // A later one: a higher minor number, and a section that nobody here knows.
         let mut later = with_word(&good, 8, 1 << 32 | 7);
-        later = with_word(&later, 24, 14);
-        later = with_word(&later, 128 + 13 * 64, 999);
+        later = with_word(&later, 24, 16);
+        later = with_word(&later, 128 + 15 * 64, 999);
         assert_eq!(Snapshot::parse(&later).unwrap().routes[1].totals.requests, 2);
         assert_eq!(Snapshot::parse(&later).unwrap().minor, 7);
         // An earlier one: the cells of routes ended at their first counter.

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub is_retired: bool,
     /// How the last attempt to load a configuration ended.
     pub verdict: Option<Verdict>,
+    /// The requests that are refused because others like them have killed workers.
+    pub quarantined: Vec<Quarantined>,
     /// How many processes may be in it at once.
     pub slots: u64,
     /// Who is in a slot.
@@ -91,6 +93,23 @@ pub struct Verdict {
     pub text: String,
 }
 
+/// A request in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// What tells it from others.
+    pub fingerprint: u64,
+    /// The name of its route.
+    pub route: String,
+    /// Its method.
+    pub method: String,
+    /// Its path, without query, cut at 64 bytes.
+    pub path: String,
+    /// Whether the path is longer than that.
+    pub is_cut: bool,
+    /// When it is taken again, monotonic nanoseconds.
+    pub until_ns: u64,
+}
+
 /// A process with a slot.
 #[derive(Debug, Clone)]
 pub struct Process {
@@ -110,6 +129,8 @@ pub struct Process {
     pub state: Option<State>,
     /// When its loop last turned, monotonic nanoseconds.
     pub heartbeat_ns: u64,
+    /// When it is stopped if it has not finished draining, monotonic nanoseconds; `None` while it does not drain.
+    pub drain_due_ns: Option<u64>,
     /// Its own numbers, and those of its predecessors in the slot.
     pub totals: ProcessTotals,
 }
@@ -303,6 +324,7 @@ mod tests {
             generation: Generation(1),
             state: Some(state),
             heartbeat_ns: 0,
+            drain_due_ns: None,
             totals: ProcessTotals::default(),
         };
         for (is_supervised, is_retired, processes, expected) in [

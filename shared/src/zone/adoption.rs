@@ -173,7 +173,7 @@ mod tests {
     use crate::stats::Snapshot;
     use crate::zone::{Catalog, Maxima};
 
-    const SMALL: Maxima = Maxima { slots: 4, listeners: 1, routes: 4, upstreams: 2, servers: 4 };
+    const SMALL: Maxima = Maxima { slots: 4, listeners: 1, routes: 4, upstreams: 2, servers: 4, flights: 2 };
 
     fn catalog(routes: &[&str], servers: &[&str]) -> Catalog {
         let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();

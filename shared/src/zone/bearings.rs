@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_running_process_finds_what_was_published_after_it_began() {
-        let maxima = Maxima { slots: 3, listeners: 1, routes: 4, upstreams: 1, servers: 2 };
+        let maxima = Maxima { slots: 3, listeners: 1, routes: 4, upstreams: 1, servers: 2, flights: 1 };
         let zone = Zone::anonymous(maxima);
         zone.publish(&catalog(&["a", "b"])).unwrap();
         let slot = zone.claim_slot(Role::Worker, Some(Seat(0)), Generation(1)).unwrap();
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        let zone = Zone::anonymous(Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 1 });
+        let zone = Zone::anonymous(Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 1, flights: 1 });
         zone.publish(&catalog(&["a"])).unwrap();
         let slot = zone.claim_slot(Role::Worker, Some(Seat(0)), Generation(1)).unwrap();
         let good = zone.bearings(slot);

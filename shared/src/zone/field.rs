@@ -17,6 +17,8 @@ pub(super) struct Place {
     pub(super) histogram: Option<u64>,
     /// Offset of its health word, if it has one.
     pub(super) health: Option<u64>,
+    /// The index of the object, if it is one's.
+    pub(super) index: u32,
 }
 
 /// What a reader has of one record. Words that an older version did not write are missing at its end, and read as zero.
@@ -199,6 +201,13 @@ impl Column for Histogram {
 impl Cell for StateCell {
     fn find(place: &Place, word: u64) -> Option<StateCell> {
         Some(StateCell(place.map.word(place.record + word * 8)))
+    }
+}
+
+/// The index of the object, which is no word of the record.
+impl Cell for u32 {
+    fn find(place: &Place, _: u64) -> Option<u32> {
+        Some(place.index)
     }
 }
 

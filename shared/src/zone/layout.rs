@@ -7,9 +7,9 @@
 #![forbid(unsafe_code)]
 
 use super::error::{Damage, ZoneError};
-use super::maxima::{Maxima, OBJECTS_MAX, SLOTS_MAX};
+use super::maxima::{FLIGHTS_MAX, Maxima, OBJECTS_MAX, SLOTS_MAX};
 use super::source::Source;
-use super::{histogram, record};
+use super::{flight, histogram, quarantine, record};
 
 /// The first word: bytes `SLUICEZ` and a zero, on a little-endian machine.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLUICEZ\0");
@@ -69,8 +69,12 @@ pub(crate) mod master {
     pub(crate) const VERDICT_AT: u64 = 5;
     /// Bytes of text; stored last, and as zero first.
     pub(crate) const VERDICT_LENGTH: u64 = 6;
+    /// How many requests are in quarantine; stored last.
+    pub(crate) const QUARANTINED: u64 = 7;
     /// How many indexes of each kind were ever used: one word a kind.
     pub(crate) const USED: u64 = 8;
+    /// Two words: what hashes of requests are keyed with.
+    pub(crate) const KEY: u64 = 14;
     /// The master that holds the zone, if it is not the creator; zero in minor version 0. The start time is stored first.
     pub(crate) const HOLDER_PID: u64 = 12;
     pub(crate) const HOLDER_START: u64 = 13;
@@ -158,7 +162,7 @@ impl Section {
 }
 
 /// How many sections this version knows; the id of a section is its place in the file, counted from 1.
-const SECTIONS: usize = 13;
+const SECTIONS: usize = 15;
 /// The version of every section's records. A section of another version is as good as absent.
 const SECTION_VERSION: u64 = 1;
 
@@ -201,9 +205,26 @@ impl Layout {
         &self.sections[8 + kind as usize]
     }
 
-    /// The pool of histogram blocks; by far the largest, hence the last.
+    /// The pool of histogram blocks, by far the largest.
     pub(crate) fn histograms(&self) -> &Section {
         &self.sections[12]
+    }
+
+    /// Record `i` of slot `s` is `s * flights_per_slot + i`.
+    pub(crate) fn flights(&self) -> &Section {
+        &self.sections[13]
+    }
+
+    /// How many connections of one worker have a record.
+    pub(crate) fn flights_per_slot(&self) -> u32 {
+        let each = self.flights().count.checked_div(self.slots().count).unwrap_or(0);
+        let is_known = self.flights().record >= flight::WORDS as u64 * 8;
+        if is_known { u32::try_from(each).unwrap_or(0) } else { 0 }
+    }
+
+    /// The requests that are refused because of what they did.
+    pub(crate) fn quarantine(&self) -> &Section {
+        &self.sections[14]
     }
 
     /// The layout of a new zone.
@@ -212,6 +233,9 @@ impl Layout {
             |what, wanted: u32, maximum: u32| Err(ZoneError::OverMaximum { what, wanted: wanted as usize, maximum });
         if maxima.slots > SLOTS_MAX {
             return over("process slots (three a worker)", maxima.slots, SLOTS_MAX);
+        }
+        if maxima.flights > FLIGHTS_MAX {
+            return over("recorded connections of a worker", maxima.flights, FLIGHTS_MAX);
         }
         if let Some(kind) = Kind::ALL.into_iter().find(|kind| maxima.of(*kind) > OBJECTS_MAX) {
             return over(kind.plural(), maxima.of(kind), OBJECTS_MAX);
@@ -232,6 +256,8 @@ impl Layout {
             (objects[kind as usize] * slots, stride, record::bytes(kind))
         }));
         shapes.push((slots * series, 62 * 128, histogram::WORDS as u64 * 8));
+        shapes.push((slots * u64::from(maxima.flights), flight::STRIDE_BYTES, flight::WORDS as u64 * 8));
+        shapes.push((quarantine::BANS_MAX as u64, 128, quarantine::WORDS as u64 * 8));
 
         let mut layout = Layout { bytes: HEADER_BYTES, ..Layout::default() };
         for (place, (count, stride, record)) in layout.sections.iter_mut().zip(shapes) {
@@ -247,7 +273,7 @@ impl Layout {
     /// # Errors
     /// The number of a section that this version needs and that has no room for its records.
     pub(crate) fn grown(&self) -> Result<Layout, u64> {
-        let small = Maxima { slots: 1, listeners: 1, routes: 1, upstreams: 1, servers: 1 };
+        let small = Maxima { slots: 1, listeners: 1, routes: 1, upstreams: 1, servers: 1, flights: 1 };
         let Ok(own) = Layout::plan(&small) else { return Err(0) };
         let mut grown = self.clone();
         for ((id, section), own) in (1u64..).zip(&mut grown.sections).zip(&own.sections) {
@@ -332,8 +358,10 @@ impl Layout {
             0 => 1,
             1 | 2 => u64::from(SLOTS_MAX),
             3..8 => objects,
-            8..12 => objects * u64::from(SLOTS_MAX),
-            _ => u64::MAX,
+            8..=11 => objects * u64::from(SLOTS_MAX),
+            12 => u64::MAX,
+            13 => u64::from(FLIGHTS_MAX) * u64::from(SLOTS_MAX),
+            _ => quarantine::BANS_MAX as u64,
         };
         let end = stride.checked_mul(count).and_then(|length| length.checked_add(offset));
         let aligned = (offset | stride | record) % 8 == 0;
@@ -359,7 +387,7 @@ mod tests {
         bytes
     }
 
-    const SMALL: Maxima = Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 1 };
+    const SMALL: Maxima = Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 1, flights: 2 };
 
     #[test]
     fn what_was_planned_is_read_back() {
@@ -371,7 +399,8 @@ mod tests {
     fn every_worker_has_its_own_cache_lines() {
         let layout = Layout::plan(&Maxima::default()).unwrap();
         let sections = Kind::ALL.map(|kind| *layout.cells(kind));
-        for section in sections.iter().chain([layout.slots(), layout.processes(), layout.histograms()]) {
+        let own = [layout.slots(), layout.processes(), layout.histograms(), layout.flights()];
+        for section in sections.iter().chain(own) {
             assert_eq!((section.offset % 128, section.stride % 128), (0, 0));
             assert!(section.record <= section.stride);
         }
@@ -382,7 +411,8 @@ mod tests {
         let maxima = Maxima { slots: SLOTS_MAX + 1, ..Maxima::default() };
         assert!(matches!(Layout::plan(&maxima), Err(ZoneError::OverMaximum { maximum: SLOTS_MAX, .. })));
         assert!(Layout::plan(&Maxima { routes: u32::MAX, ..Maxima::default() }).is_err());
-        assert!(Layout::plan(&Maxima::for_workers(1024)).is_ok());
+        assert!(Layout::plan(&Maxima { flights: FLIGHTS_MAX + 1, ..Maxima::default() }).is_err());
+        assert!(Layout::plan(&Maxima::for_workers(1024).with_connections(u32::MAX)).is_ok());
     }
 
     #[test]

@@ -300,6 +300,11 @@ impl Ledger {
         block
     }
 
+    /// The key of the object with this index: what a living process may still use, or what was there last.
+    pub(super) fn key(&self, kind: Kind, index: u32) -> Option<&str> {
+        Some(self.tables[kind as usize].rows.get(index as usize)?.key.as_str())
+    }
+
     fn index(&self, kind: Kind, key: &str) -> Option<u32> {
         self.tables[kind as usize].by_key.get(key).copied()
     }

@@ -11,12 +11,15 @@
 //! | process record, cells | the process in the slot | gauges and state: the master, once the exit was reaped |
 //! | word 0 of cells | the master | its next publication |
 //! | name record | the master | its next publication: `named` is stored last |
+//! | connection record | the worker in the slot | a reader copes; freed by the master, once the exit was reaped |
+//! | quarantine | the master | its next store: a hash is stored last, and as zero first |
 //! | health | any process, one compare-and-swap | nobody has to |
 //! | histogram block | the process in the slot | nobody: a kill loses one value at most |
 
 #![deny(unsafe_code)]
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -35,14 +38,17 @@ mod catalog;
 mod cell;
 mod error;
 mod field;
+pub(crate) mod flight;
 pub mod histogram;
 #[cfg(test)]
 mod kill;
+mod last_words;
 pub(crate) mod layout;
 mod ledger;
 mod map;
 mod maxima;
 mod publication;
+pub(crate) mod quarantine;
 pub(crate) mod record;
 mod role;
 mod slot;
@@ -53,8 +59,11 @@ pub use catalog::{Catalog, NO_ROUTE};
 pub use cell::{Counter, Gauge, Histogram, State, StateCell};
 pub use error::{Damage, ZoneError};
 pub use field::{Field, Totals, Value};
+pub use flight::{Flight, Flights, METHOD_BYTES_MAX, NO_DUE, PATH_BYTES_MAX, Phase};
+pub use last_words::LastWords;
 pub use layout::{MAJOR, MINOR, NAME_BYTES_MAX, VERDICT_BYTES_MAX};
-pub use maxima::{Maxima, OBJECTS_MAX, SLOTS_MAX};
+pub use maxima::{FLIGHTS_MAX, Maxima, OBJECTS_MAX, SLOTS_MAX};
+pub use quarantine::{BANS_MAX, Ban, Quarantine, Request};
 pub use record::{ListenerCells, ProcessCells, RouteCells, ServerCells, UpstreamCells};
 pub use record::{ListenerTotals, ProcessTotals, RouteTotals, ServerTotals, UpstreamTotals};
 pub use role::Role;
@@ -197,7 +206,7 @@ impl Zone {
     #[must_use]
     pub fn process(&'static self, slot: Slot) -> ProcessCells {
         let record = self.layout.processes().at(slot.0.into());
-        let place = Place { map: &self.map, record, histogram: None, health: None };
+        let place = Place { map: &self.map, record, histogram: None, health: None, index: 0 };
         ProcessCells::find(&place).expect("a process record needs neither histogram nor health word")
     }
 
@@ -234,6 +243,7 @@ impl Zone {
             record: self.cells_at(kind, index, slot),
             histogram: block.map(|block| self.layout.histograms().at(block)),
             health: (kind == Kind::Server).then(|| self.layout.health().at(index.into())),
+            index,
         })
     }
 
@@ -242,7 +252,7 @@ impl Zone {
         let boot = boot_id().map_err(|source| ZoneError::Io { doing: "read", path: "/proc".into(), source })?;
         let zone: &'static Zone = Box::leak(Box::new(Zone { map, layout, book: Mutex::default() }));
         let book = &mut *zone.book();
-        for section in [zone.layout.master(), zone.layout.slots(), zone.layout.processes()] {
+        for section in [zone.layout.master(), zone.layout.slots(), zone.layout.processes(), zone.layout.quarantine()] {
             zone.reserve(book, section, section.count, "processes")?;
         }
         zone.map.reserve(0, layout::HEADER_BYTES).map_err(|source| ZoneError::NoRoom {
@@ -259,6 +269,9 @@ impl Zone {
         ];
         for (word, value) in head {
             store(zone.map.word(word * 8), value);
+        }
+        for (half, value) in (0u64..).zip(random_key()?) {
+            store(zone.master_word(master::KEY + half), value);
         }
         for (offset, value) in zone.layout.words() {
             store(zone.map.word(offset), value);
@@ -300,6 +313,16 @@ impl Zone {
     }
 }
 
+/// Two words that nobody can guess.
+fn random_key() -> Result<[u64; 2], ZoneError> {
+    const SOURCE: &str = "/dev/urandom";
+    let failed = |source| ZoneError::Io { doing: "read", path: SOURCE.into(), source };
+    let mut bytes = [0; 16];
+    File::open(SOURCE).and_then(|mut source| source.read_exact(&mut bytes)).map_err(failed)?;
+    let (halves, _) = bytes.as_chunks::<8>();
+    Ok([0, 1].map(|half| u64::from_ne_bytes(halves[half])))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +331,7 @@ mod tests {
     use crate::ident::Seat;
     use crate::stats::Snapshot;
 
-    const SMALL: Maxima = Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 2 };
+    const SMALL: Maxima = Maxima { slots: 3, listeners: 1, routes: 2, upstreams: 1, servers: 2, flights: 2 };
 
     fn catalog(route: &str, servers: &[&str]) -> Catalog {
         let servers = servers.iter().map(ToString::to_string).collect();

@@ -11,7 +11,7 @@ use super::{Book, Catalog, Zone, ZoneError};
 use crate::health;
 use crate::ident::Slot;
 
-/// Up to where each section has blocks in the file system, both by offset.
+/// Up to where each section, or a slot's share of one, has blocks in the file system, both by offset.
 pub(super) type Reserved = BTreeMap<u64, u64>;
 
 /// A histogram that has no block yet.
@@ -76,7 +76,18 @@ impl Zone {
         count: u64,
         what: &'static str,
     ) -> Result<(), ZoneError> {
-        let (start, end) = (section.at(0), section.at(count));
+        self.reserve_span(book, section.at(0), section.at(count), what)
+    }
+
+    /// Gives the connection records of a slot blocks of the file system.
+    pub(super) fn reserve_flights(&self, book: &mut Book, slot: Slot) -> Result<(), ZoneError> {
+        let (section, each) = (self.layout.flights(), u64::from(self.layout.flights_per_slot()));
+        let (start, end) = (u64::from(slot.0) * each, (u64::from(slot.0) + 1) * each);
+        self.reserve_span(book, section.at(start), section.at(end), "connection records")
+    }
+
+    /// Gives `[start, end)` blocks of the file system; a span is known by its start.
+    fn reserve_span(&self, book: &mut Book, start: u64, end: u64, what: &'static str) -> Result<(), ZoneError> {
         let reserved = book.reserved.entry(start).or_insert(start);
         if end > *reserved {
             let bytes = end - *reserved;

@@ -76,12 +76,16 @@ macro_rules! record {
 
 record! {
     /// What a process says of itself; it alone writes.
-    ProcessCells => ProcessTotals, counters at 16, words 25,
+    ProcessCells => ProcessTotals, counters at 16, words 26,
     beside {
         /// What it is doing.
         state: StateCell = 1,
         /// When its loop last said that it turns, monotonic nanoseconds: a worker does four times a second.
         heartbeat: Gauge = 2,
+        /// Which of its connection records is of the exchange that is running right now: the index + 1, or zero.
+        polled: Gauge = 10,
+        /// When it is stopped if it has not finished draining, monotonic nanoseconds; zero while it does not drain.
+        drain_due: Gauge = 11,
     }
     {
         /// Downstream connections that carry an exchange or wait for their first.
@@ -116,12 +120,18 @@ record! {
         handed_over: Counter = 23,
         /// Downstream connections taken over from another worker.
         taken_over: Counter = 24,
+        /// Requests refused because others like them have killed workers.
+        quarantined: Counter = 25,
     }
 }
 
 record! {
     /// A worker's share of a listener.
-    ListenerCells => ListenerTotals, counters at 4, words 9
+    ListenerCells => ListenerTotals, counters at 4, words 9,
+    beside {
+        /// The listener's index in the zone.
+        index: u32 = 0,
+    }
     {
         /// Connections open.
         active: Gauge = 1,
@@ -140,7 +150,11 @@ record! {
 
 record! {
     /// A worker's share of a route.
-    RouteCells => RouteTotals, counters at 4, words 13
+    RouteCells => RouteTotals, counters at 4, words 13,
+    beside {
+        /// The route's index in the zone.
+        index: u32 = 0,
+    }
     {
         /// Exchanges ended.
         requests: Counter = 4,
@@ -178,6 +192,8 @@ record! {
     beside {
         /// Its health word, shared by all processes: see [`health`](crate::health).
         health: &'static AtomicU64 = 0,
+        /// The server's index in the zone.
+        index: u32 = 0,
     }
     {
         /// Requests in flight.
@@ -246,7 +262,7 @@ mod tests {
             let rows = section.lines().filter(|line| line.contains('`'));
             let written: Vec<&str> =
                 rows.map(|row| row.rsplit_once(" |").unwrap().0.rsplit_once(" |").unwrap().0).collect();
-            let mut fields: Vec<_> = fields.iter().filter(|(_, name)| *name != "health").collect();
+            let mut fields: Vec<_> = fields.iter().filter(|(_, name)| !["health", "index"].contains(name)).collect();
             fields.sort();
             let actual: Vec<String> = fields.iter().map(|(word, name)| format!("| {word} | `{name}`")).collect();
             assert_eq!(written, actual, "{title}");

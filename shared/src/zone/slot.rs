@@ -19,7 +19,7 @@ impl Zone {
     /// A slot for a process about to be forked; a worker gets cells for all that is published. Master only.
     ///
     /// # Errors
-    /// When all slots are taken, or there is no room for histograms; then nothing has changed.
+    /// When all slots are taken, or there is no room for its histograms and connection records; then nothing has changed.
     pub fn claim_slot(
         &'static self,
         role: Role,
@@ -32,7 +32,9 @@ impl Zone {
         let slot = book.ledger.free_slot(slots).ok_or(full)?;
         book.ledger.claim(slot, role, generation);
         let objects = if role == Role::Worker { book.ledger.objects(slot) } else { Vec::new() };
-        match self.reserve_blocks(book, objects.into_iter().map(|(kind, index)| (kind, index, slot))) {
+        let wanted = objects.into_iter().map(|(kind, index)| (kind, index, slot));
+        let room = if role == Role::Worker { self.reserve_flights(book, slot) } else { Ok(()) };
+        match room.and_then(|()| self.reserve_blocks(book, wanted)) {
             Ok(missing) => self.hand_out_blocks(book, &missing),
             Err(error) => {
                 book.ledger.release(slot);
@@ -64,7 +66,7 @@ impl Zone {
         publish(self.slot_word(slot, slot::PID), u64::try_from(id.pid).unwrap_or(0));
     }
 
-    /// Frees a slot and clears the gauges of the process that was in it; counters stay. Master only, after the exit
+    /// Frees a slot and clears the gauges and connection records of the process that was in it; counters stay. Master only, after the exit
     /// was reaped, or when the fork failed.
     pub fn release_slot(&'static self, slot: Slot) {
         let book = &mut *self.book();
@@ -74,6 +76,7 @@ impl Zone {
                 self.clear(self.cells_at(kind, index, slot), gauges(kind));
             }
         }
+        self.clear_flights(slot);
         publish(self.slot_word(slot, slot::CLAIMED), 0);
         book.ledger.release(slot);
     }

@@ -16,6 +16,7 @@ use shared::stats::{ListenerCells, ProcessCells};
 
 use super::conn::Connection;
 use super::{Downstream, Waiting};
+use crate::observe::flight::Records;
 use crate::runtime::clock::{self, MILLISECOND};
 use crate::runtime::executor;
 use crate::runtime::net::{self, Listener, Peer, Stream};
@@ -37,6 +38,7 @@ pub(crate) struct Door {
     address: Address,
     pub(super) cells: ListenerCells,
     pub(super) process: ProcessCells,
+    pub(super) records: Rc<Records>,
     /// The address, if it is one and not all of the machine's.
     pub(super) local: Option<SocketAddr>,
     /// Whether connections open with a PROXY protocol header.
@@ -53,6 +55,7 @@ impl Door {
             address: listener.address.clone(),
             cells,
             process: downstream.process,
+            records: Rc::clone(&downstream.records),
             local: listener.socket_addr().filter(|address| !address.ip().is_unspecified() && address.port() != 0),
             proxy_protocol: Cell::new(listener.proxy_protocol),
             is_prompt: Cell::new(true),

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use shared::handover;
+use shared::zone::{Flight, Phase};
 
 use super::Downstream;
 use super::Waiting;
 use super::accept::Door;
 use super::h1::{Codec, Ended, Opening};
 use crate::message::client::Client;
+use crate::observe::flight::{Berth, Mark};
 use crate::pipeline::{Desk, Suspended};
 use crate::runtime::buffer::Buffer;
 use crate::runtime::clock::{self, SECOND};
@@ -26,6 +28,7 @@ const LINGER_TOTAL: u64 = 10 * SECOND;
 pub(super) struct Connection {
     stream: Stream,
     client: Client,
+    berth: Berth,
     door: Rc<Door>,
     since: u64,
     /// Whether a PROXY protocol header has to come first.
@@ -55,20 +58,23 @@ pub(super) enum Fate {
 impl Connection {
     pub(super) fn new(stream: Stream, peer: Option<SocketAddr>, number: u64, door: &Rc<Door>) -> Connection {
         let local = door.local.or_else(|| stream.local_addr());
-        let client = Client { peer, local, announced: None, number, requests: 0 };
+        let berth = door.records.take();
+        berth.flight().open(peer, door.cells.index, clock::now());
+        let client = Client { peer, local, announced: None, number, requests: 0, flight: berth.flight() };
         door.cells.accepted.inc();
         door.process.accepted.inc();
-        let mut connection = Connection::of(stream, client, door);
+        let mut connection = Connection::of(stream, client, berth, door);
         connection.awaits_announcement = door.proxy_protocol.get();
         connection
     }
 
-    fn of(stream: Stream, client: Client, door: &Rc<Door>) -> Connection {
+    fn of(stream: Stream, client: Client, berth: Berth, door: &Rc<Door>) -> Connection {
         door.cells.active.inc();
         door.process.connections_active.inc();
         Connection {
             stream,
             client,
+            berth,
             door: Rc::clone(door),
             since: clock::now(),
             awaits_announcement: false,
@@ -88,8 +94,12 @@ impl Connection {
         door: &Rc<Door>,
     ) -> Connection {
         let handover::Client { peer, local, announced, requests, .. } = *record;
-        let mut connection = Connection::of(stream, Client { peer, local, announced, number, requests }, door);
-        connection.since = record.accepted.min(clock::now());
+        let (berth, since) = (door.records.take(), record.accepted.min(clock::now()));
+        let client = Client { peer, local, announced, number, requests, flight: berth.flight() };
+        client.flight.open(client.source(), door.cells.index, since);
+        client.flight.go_on(requests);
+        let mut connection = Connection::of(stream, client, berth, door);
+        connection.since = since;
         connection.awaits_announcement = record.awaits_announcement;
         connection.suspended = suspended;
         connection
@@ -158,6 +168,16 @@ impl Connection {
         &self.stream
     }
 
+    /// What its work is attributed to.
+    pub(super) fn mark(&self) -> Mark {
+        self.berth.mark()
+    }
+
+    /// It waits, and is closed at `due` if nothing comes.
+    pub(super) fn expect_end(&self, due: u64) {
+        self.client.flight.expect_end(due);
+    }
+
     /// When it was accepted.
     pub(super) fn since(&self) -> u64 {
         self.since
@@ -197,7 +217,12 @@ impl Connection {
                         "client" => ?self.client.peer);
                     return Fate::Over;
                 }
-                Opening::Announced(announced) => self.client.announced = announced,
+                Opening::Announced(announced) => {
+                    self.client.announced = announced;
+                    if let Some((source, _)) = announced {
+                        self.client.flight.announce(source);
+                    }
+                }
             }
             self.awaits_announcement = false;
         }
@@ -224,7 +249,7 @@ impl Connection {
                 self.suspended = Some(suspended);
                 return Fate::Left;
             }
-            Ended::Unread => linger(&self.stream, codec.timer()).await,
+            Ended::Unread => linger(&self.stream, self.client.flight, codec.timer()).await,
             _ => {}
         }
         Fate::Over
@@ -242,11 +267,13 @@ impl Drop for Connection {
 
 /// Reads and forgets what the client still sends: to close with unread input resets the connection, and the client might
 /// lose the answer (RFC 9112 §9.6).
-async fn linger(stream: &Stream, timer: &Timer) {
+async fn linger(stream: &Stream, flight: Flight, timer: &Timer) {
     if stream.shutdown_write().is_err() {
         return;
     }
     let end = clock::now().saturating_add(LINGER_TOTAL);
+    flight.enter(Phase::Lingering, clock::now());
+    flight.expect_end(end);
     let mut rest = Buffer::new();
     while clock::now() < end {
         let due = clock::now().saturating_add(LINGER_SILENCE).min(end);

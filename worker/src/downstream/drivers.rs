@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -10,6 +11,7 @@ use async_task::Task;
 use super::conn::{Connection, Fate};
 use super::h1::Codec;
 use super::{Downstream, Waiting};
+use crate::observe::flight::attributed;
 use crate::pipeline::Desk;
 use crate::runtime::{clock, executor};
 
@@ -112,7 +114,8 @@ async fn drive(downstream: Rc<Downstream>, inbox: Rc<Inbox>, number: usize) {
     let (mut desk, mut codec) = (Desk::new(), Codec::new());
     loop {
         let mut connection = inbox.next().await;
-        let fate = connection.run(&downstream, &mut codec, &mut desk).await;
+        let mark = connection.mark();
+        let fate = attributed(mark, pin!(connection.run(&downstream, &mut codec, &mut desk))).await;
         connection.end_trial(fate);
         match fate {
             Fate::Silent => downstream.park(connection, Waiting::First, clock::now()),

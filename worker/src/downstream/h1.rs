@@ -122,7 +122,7 @@ impl Codec {
         let site = std::rc::Rc::clone(&downstream.site.borrow());
         let begun = if client.requests == 1 { accepted } else { clock::now() };
         let due = begun.saturating_add(site.timeouts.client_head);
-        let head = match self.read_head(stream, site.head_limits, due, desk).await {
+        let head = match self.read_head(stream, site.head_limits, due, client, desk).await {
             Ok(Some(())) => Ok(()),
             Ok(None) => return Ended::Nothing,
             // Between requests a client may leave as it likes.
@@ -190,6 +190,7 @@ impl Codec {
         stream: &Stream,
         limits: HeadLimits,
         due: u64,
+        client: &Client,
         desk: &mut Desk,
     ) -> Result<Option<()>, Fault> {
         let mut attempts = Attempts::default();
@@ -199,6 +200,7 @@ impl Codec {
             if let Some(buffer) = &mut self.inbox {
                 if !std::mem::replace(&mut has_begun, true) {
                     desk.begin(clock::now());
+                    client.flight.begin(client.requests, due, clock::now());
                 }
                 if attempts.should_parse(buffer.filled())
                     && parse_request(buffer.filled(), limits, &mut self.head)? == Parsed::Complete

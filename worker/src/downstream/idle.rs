@@ -54,6 +54,7 @@ impl IdleTable {
     /// are put, or nearly so: a limit that a reload shortens takes effect as the longer waits end.
     pub(super) fn put(&mut self, mut connection: Box<Connection>, waiting: Waiting, since: u64, due: u64) {
         connection.set_idle(waiting == Waiting::Next);
+        connection.expect_end(due);
         let key = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place { uses: 0, connection: None, waiting, since: 0, due, next: NONE, previous: NONE });
             u32::try_from(self.places.len() - 1).expect("descriptors are fewer than 2^32")
@@ -138,6 +139,11 @@ impl IdleTable {
 
     /// No wait ends later than this.
     pub(super) fn hasten(&mut self, due: u64) {
-        self.places.iter_mut().for_each(|place| place.due = place.due.min(due));
+        for place in &mut self.places {
+            place.due = place.due.min(due);
+            if let Some(connection) = &place.connection {
+                connection.expect_end(place.due);
+            }
+        }
     }
 }

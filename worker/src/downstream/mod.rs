@@ -25,6 +25,7 @@ use conf::model::AccessLogFormat;
 use shared::stats::ProcessCells;
 
 use crate::observe::access::AccessLog;
+use crate::observe::flight::Records;
 use crate::runtime::sync::Signal;
 use crate::runtime::{clock, executor, net};
 use crate::site::{self, Site};
@@ -45,6 +46,7 @@ pub(crate) struct Downstream {
     log: RefCell<Option<AccessLog>>,
     logger: slog::Logger,
     process: ProcessCells,
+    records: Rc<Records>,
     idle: RefCell<IdleTable>,
     drivers: Drivers,
     departures: Departures,
@@ -60,9 +62,15 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
-    pub(crate) fn new(site: Rc<Site>, log: Option<AccessLog>, logger: slog::Logger) -> Rc<Downstream> {
+    pub(crate) fn new(
+        site: Rc<Site>,
+        records: Rc<Records>,
+        log: Option<AccessLog>,
+        logger: slog::Logger,
+    ) -> Rc<Downstream> {
         Rc::new(Downstream {
             process: site.process,
+            records,
             site: RefCell::new(site),
             log: RefCell::new(log),
             logger,
@@ -96,6 +104,12 @@ impl Downstream {
             }
         }
         self.vacancy.raise();
+    }
+
+    /// Closes all connections on which nothing happens.
+    pub(crate) fn close_idle(self: &Rc<Downstream>) {
+        self.idle.borrow_mut().hasten(clock::now());
+        self.sweep();
     }
 
     /// Closes the connection that has waited for the longest time between requests, or else for its first one; false

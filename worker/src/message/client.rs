@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use shared::zone::Flight;
+
 /// A client's connection, as far as an exchange on it needs to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -15,6 +17,8 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     /// How many requests it has carried, the present one included.
     pub(crate) requests: u64,
+    /// What the zone says of it.
+    pub(crate) flight: Flight,
 }
 
 impl Client {

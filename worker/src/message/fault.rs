@@ -59,6 +59,8 @@ pub(crate) enum Kind {
     Expectation,
     /// Want of descriptors, connections or memory.
     Exhausted,
+    /// Others like it have killed workers.
+    Quarantined,
     /// The worker was stopped, or failed, while it was under way.
     Abandoned,
 }
@@ -96,7 +98,7 @@ impl Fault {
             (_, Kind::NoRoute) => 404,
             (_, Kind::Method) => 405,
             (_, Kind::Expectation) => 417,
-            (_, Kind::Exhausted | Kind::Abandoned) => 503,
+            (_, Kind::Exhausted | Kind::Abandoned | Kind::Quarantined) => 503,
             (_, Kind::Deadline) => 504,
             (Side::Client, Kind::Unsupported(_)) => 501,
             (Side::Client, Kind::Version) => 505,
@@ -134,6 +136,7 @@ impl Fault {
             (_, _, Expectation) => "expectation_failed",
             (_, _, Exhausted) => "proxy_exhausted",
             (_, _, Abandoned) => "proxy_stopped",
+            (_, _, Quarantined) => "quarantined",
             (_, _, Deadline) => "exchange_deadline",
             (Client, Stage::Head, TooLarge | TargetTooLong) => "client_head_too_large",
             (Client, Stage::Head, Timeout) => "client_head_timeout",
@@ -168,6 +171,7 @@ impl Fault {
             (_, Kind::Expectation) => "Only the expectation 100-continue can be met.",
             (_, Kind::Exhausted) => "The proxy has no connection left for this request. Try again shortly.",
             (_, Kind::Abandoned) => "The proxy was stopped before the exchange was over.",
+            (_, Kind::Quarantined) => "Requests like this one have made the proxy fail. It is not taken for a while.",
             (_, Kind::Deadline) => "The exchange took longer than it may.",
             (Side::Client, Kind::Version) => "Only HTTP/1.0 and HTTP/1.1 are spoken here.",
             (Side::Client, Kind::TargetTooLong) => "The request target is too long.",
@@ -201,6 +205,7 @@ mod tests {
             (Fault::server(Stage::Head, Kind::Malformed("x")), 502, "server_head_malformed"),
             (Fault::server(Stage::Body, Kind::Closed), 502, "server_body_cut"),
             (Fault::proxy(Stage::Route, Kind::NoRoute), 404, "no_route"),
+            (Fault::proxy(Stage::Route, Kind::Quarantined), 503, "quarantined"),
             (Fault::proxy(Stage::Head, Kind::Deadline), 504, "exchange_deadline"),
         ] {
             assert_eq!((fault.status(), fault.token()), (status, token), "{fault:?}");

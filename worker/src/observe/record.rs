@@ -298,6 +298,9 @@ pub(crate) fn count(exchange: &Exchange, cells: &Cells<'_>) {
         if fault.is_client_gone() {
             cells.route.aborted.inc();
         }
+        if fault.kind == Kind::Quarantined {
+            cells.process.quarantined.inc();
+        }
         if fault.status() == 400 {
             cells.listener.bad_requests.inc();
         }

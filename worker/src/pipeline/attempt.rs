@@ -5,6 +5,8 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
+use shared::zone::Phase;
+
 use super::suspended::{self, Suspended};
 use super::{Asked, Desk};
 use crate::message::body::{End, Respond, Source};
@@ -117,6 +119,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         was_reused: &mut bool,
     ) -> Result<Option<Box<Suspended>>, Fault> {
         self.exchange.attempt_started = clock::now();
+        self.asked.client.flight.ask(server.cells.index, Phase::Waiting, clock::now());
         (self.exchange.upstream_status, self.exchange.header_time) = (None, None);
         self.exchange.upstream_sent = 0;
         self.write_greeting();
@@ -191,8 +194,12 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let mut writer = Writer::new(sending, to_server, request.head.body, sent);
         let presence = reply.presence();
 
-        let upload = pin!(relay::copy(*body, &mut writer));
+        let flight = asked.client.flight;
+        let upload = pin!(relay::copy(*body, &mut writer, |bytes| flight.received(bytes, clock::now())));
         let mut upload = Background::new(upload);
+        if request.head.body != BodyLength::None {
+            flight.enter(Phase::Body, clock::now());
+        }
         let mut interims = 0;
         loop {
             // While the request is still on its way, the server's time to answer has not begun. What came together with an
@@ -200,6 +207,7 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             if filled(inbox).is_empty() {
                 upload.unless(|cx| lease.stream().poll_readable(cx)).await;
             }
+            flight.enter(Phase::Waiting, clock::now());
             {
                 let limits = asked.site.head_limits;
                 let head = pin!(h1::read_head(receiving, inbox, limits, request.is_head(), response));
@@ -230,9 +238,10 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             reply.begin(answer, date.http());
             reply.flush().await?;
             exchange.upstream_received = response.bytes as u64;
+            flight.enter(Phase::Tunnel, clock::now());
             let mut tunnel = Box::new(Tunnel::new(reply.tunnel().1, leading, limits.tunnel_idle));
             let server = End { stream: lease.stream(), timer: downward };
-            let is_leaving = suspended::carry(*reply, &mut tunnel, server, &exchange.tunnel).await?;
+            let is_leaving = suspended::carry(*reply, &mut tunnel, server, &exchange.tunnel, flight).await?;
             return Ok(if is_leaving { After::Leave(tunnel) } else { After::Close });
         }
         if !matches!(upload.outcome, Some(Ok(()))) {
@@ -242,7 +251,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let mut reader = Reader::new(receiving, leading, response.body, None, asked.site.head_limits.bytes);
         reply.begin(answer, date.http());
         let outcome = {
-            let download = pin!(relay::copy(&mut reader, *reply));
+            flight.enter(Phase::Sending, clock::now());
+            let download = pin!(relay::copy(&mut reader, *reply, |bytes| flight.sent(bytes, clock::now())));
             let download = pin!(unless_gone(&presence, download));
             // A server that answers may leave the rest of the request unread: how long the answer may take is another
             // limit.

@@ -6,6 +6,7 @@ use std::pin::pin;
 
 use conf::model::Action;
 use shared::handover::Account;
+use shared::zone::{Flight, NO_DUE, Phase};
 
 use super::{Active, Asked, Desk};
 use crate::message::body::{End, Respond, Source, Traffic};
@@ -39,9 +40,10 @@ pub(super) async fn carry<R: Respond>(
     tunnel: &mut Tunnel,
     server: End<'_>,
     traffic: &Traffic,
+    flight: Flight,
 ) -> Result<bool, Fault> {
     let (client, _) = reply.tunnel();
-    let over = pin!(async { tunnel.run(client, server, traffic).await.map(|()| false) });
+    let over = pin!(async { tunnel.run(client, server, traffic, flight).await.map(|()| false) });
     let called = pin!(async {
         reply.departure().await;
         Ok(true)
@@ -66,10 +68,11 @@ pub(crate) async fn resume<S: Source, R: Respond>(
     let _ = desk.place(asked.request);
     read_response(&account.response, asked, desk);
     let (exchange, work) = restore(asked.site, &account, traffic);
+    record(asked, &exchange, desk);
     let mut active = Active { asked, exchange, body, reply, desk, is_over: false, has_left: false };
     let Active { exchange, reply, desk, .. } = &mut active;
     let end = End { stream: &server, timer: &desk.downward };
-    let outcome = carry(*reply, &mut tunnel, end, &exchange.tunnel).await;
+    let outcome = carry(*reply, &mut tunnel, end, &exchange.tunnel, asked.client.flight).await;
     drop(work);
     exchange.response_time = exchange.since_attempt();
     exchange.fault = outcome.err();
@@ -77,6 +80,20 @@ pub(crate) async fn resume<S: Source, R: Respond>(
     let traffic = if has_left { std::mem::take(&mut exchange.tunnel) } else { Traffic::default() };
     (active.is_over, active.has_left) = (true, has_left);
     outcome.map(|has_left| has_left.then(|| Box::new(Suspended { server, tunnel, traffic, account })))
+}
+
+/// Says in the zone what a connection carries that has come as a tunnel.
+fn record(asked: Asked<'_>, exchange: &Exchange, desk: &Desk) {
+    let flight = asked.client.flight;
+    let route = exchange.route.map(|route| asked.site.routes[route].cells.index);
+    let rest = asked.site.quarantine.map_or(0, |quarantine| quarantine.rest(&desk.path));
+    flight.begin(asked.client.requests, NO_DUE, exchange.started);
+    flight.decide(route, asked.request.method(), &desk.path, rest);
+    flight.set_moved(exchange.tunnel.to_server.get(), exchange.tunnel.to_client.get());
+    match asked.upstream(exchange).zip(exchange.tried().last()) {
+        Some((upstream, server)) => flight.ask(upstream.servers[server].cells.index, Phase::Tunnel, clock::now()),
+        None => flight.enter(Phase::Tunnel, clock::now()),
+    }
 }
 
 /// What is known of an exchange that has become a tunnel; `sent` bytes went to the client before.

@@ -20,11 +20,11 @@ const PIECE_BYTES_MIN: u64 = 1024;
 /// How much one task moves before others have their turn, in bytes.
 const TURN_BYTES_MAX: u64 = 512 * 1024;
 
-/// Moves the whole body.
+/// Moves the whole body. `note` is told of the bytes of each piece.
 ///
 /// # Errors
 /// The fault of whichever side failed first.
-pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Result<(), Fault> {
+pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink, note: impl Fn(u64)) -> Result<(), Fault> {
     let mut moved = 0;
     loop {
         if let Some((payload, trailers)) = source.last() {
@@ -36,7 +36,7 @@ pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Resu
             && let Ok(pipe) = Pipe::take()
             && sink.announce(count).await?
         {
-            splice::transfer(pipe, source, sink, count).await?;
+            splice::transfer(pipe, source, sink, count, &note).await?;
         }
         let payload = {
             let mut next = pin!(source.next());
@@ -52,6 +52,7 @@ pub(crate) async fn copy(source: &mut impl Source, sink: &mut impl Sink) -> Resu
         match payload? {
             Some(payload) => {
                 moved += (payload.len() as u64).max(PIECE_BYTES_MIN);
+                note(payload.len() as u64);
                 sink.write(payload).await?;
             }
             // There is an end to it, which the next turn of this loop passes on.

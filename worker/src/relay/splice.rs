@@ -99,7 +99,8 @@ impl Pipe {
     }
 }
 
-/// Moves `count` bytes, which the source offers directly, to the sink's socket through an empty pipe.
+/// Moves `count` bytes, which the source offers directly, to the sink's socket through an empty pipe. `note` is told of
+/// the bytes of each piece.
 ///
 /// # Errors
 /// The fault of whichever side failed first.
@@ -108,6 +109,7 @@ pub(super) async fn transfer(
     source: &mut impl Source,
     sink: &mut impl Sink,
     count: u64,
+    note: &impl Fn(u64),
 ) -> Result<(), Fault> {
     let (mut left, mut moved) = (count, 0);
     while left > 0 {
@@ -125,6 +127,7 @@ pub(super) async fn transfer(
             match pipe.drain(sink.socket()) {
                 Ok(put) => {
                     sink.put(put as u64);
+                    note(put as u64);
                     moved += put as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sink.writable().await?,

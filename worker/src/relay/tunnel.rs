@@ -13,6 +13,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::Poll;
 
 use shared::handover;
+use shared::zone::Flight;
 
 use super::splice::Pipe;
 use crate::message::body::{End, Traffic};
@@ -54,11 +55,21 @@ impl Tunnel {
     ///
     /// # Errors
     /// What ended it, unless both sides did so in order.
-    pub(crate) async fn run(&mut self, client: End<'_>, server: End<'_>, traffic: &Traffic) -> Result<(), Fault> {
+    pub(crate) async fn run(
+        &mut self,
+        client: End<'_>,
+        server: End<'_>,
+        traffic: &Traffic,
+        flight: Flight,
+    ) -> Result<(), Fault> {
         let Tunnel { up, down, last_move, idle } = self;
         let (last_move, idle) = (&*last_move, *idle);
-        let upward = Way { from: &client, to: &server, moved: &traffic.to_server, last_move, idle };
-        let downward = Way { from: &server, to: &client, moved: &traffic.to_client, last_move, idle };
+        flight.expect_end(last_move.get().saturating_add(idle));
+        let note_up = |bytes| flight.received(bytes, clock::now());
+        let note_down = |bytes| flight.sent(bytes, clock::now());
+        let (to_server, to_client) = (&traffic.to_server, &traffic.to_client);
+        let upward = Way { from: &client, to: &server, moved: to_server, last_move, idle, flight, note: &note_up };
+        let downward = Way { from: &server, to: &client, moved: to_client, last_move, idle, flight, note: &note_down };
         both(upward.run(up, Side::Client, Side::Server), downward.run(down, Side::Server, Side::Client)).await
     }
 
@@ -128,6 +139,8 @@ struct Way<'a> {
     moved: &'a Cell<u64>,
     last_move: &'a Cell<u64>,
     idle: u64,
+    flight: Flight,
+    note: &'a dyn Fn(u64),
 }
 
 impl Way<'_> {
@@ -212,6 +225,8 @@ impl Way<'_> {
     fn note(&self, count: u64) {
         self.moved.set(self.moved.get() + count);
         self.last_move.set(clock::now());
+        (self.note)(count);
+        self.flight.expect_end(clock::now().saturating_add(self.idle));
     }
 
     /// Waits as long as bytes move in either direction.
@@ -273,7 +288,7 @@ mod tests {
                 let ended = {
                     let client = End { stream: &client, timer: &one };
                     let server = End { stream: &server, timer: &other };
-                    let mut run = pin!(tunnel.run(client, server, &traffic));
+                    let mut run = pin!(tunnel.run(client, server, &traffic, Flight::nowhere()));
                     let mut polls = 0..dice.usize(0..4);
                     polls.any(|_| run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready())
                 };

@@ -292,6 +292,7 @@ mod tests {
             generation: Generation(12_345),
             state: Some(shared::stats::State::Serving),
             heartbeat_ns: 400_000_000_000_000,
+            drain_due_ns: None,
             totals: ProcessTotals { requests: much, descriptors: much, ..ProcessTotals::default() },
         };
         let named = |name: &str| name.repeat(30);

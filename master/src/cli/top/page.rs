@@ -285,6 +285,7 @@ mod tests {
             generation: Generation(1),
             state: Some(shared::stats::State::Serving),
             heartbeat_ns: 400_000_000_000_000,
+            drain_due_ns: None,
             totals: ProcessTotals { requests, ..ProcessTotals::default() },
         };
         let totals = ServerTotals { requests, ..ServerTotals::default() };
