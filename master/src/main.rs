@@ -31,6 +31,8 @@ mod rights;
 mod runtime_dir;
 mod service;
 mod signals;
+#[cfg(test)]
+mod simulation;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;
 mod stack;
