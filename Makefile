@@ -36,7 +36,7 @@ bench:
 
 # Reloads, kills and broken configurations under load: a few times in `make test`, hundreds of times here.
 soak:
-	SLUICE_SOAK=1 cargo test --release -p integration --test soak
+	SLUICE_SOAK=1 cargo test --release -p integration --test soak --test handover
 
 # Sanitizers are behind a door that stable compilers keep shut; RUSTC_BOOTSTRAP opens it, so no nightly is needed.
 fuzz:

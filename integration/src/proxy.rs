@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -115,10 +116,11 @@ impl Proxy {
         self.spawn(command);
     }
 
-    /// Starts the master as one does without any configuration, with `runtime` as the user's runtime directory.
+    /// Starts the master as one does without any configuration, with `runtime` as the user's runtime directory. Its
+    /// environment tells of sockets that were passed to another process.
     pub fn launch_default(&mut self, runtime: &Path) {
         let mut command = self.command([]);
-        command.env("XDG_RUNTIME_DIR", runtime);
+        command.env("XDG_RUNTIME_DIR", runtime).env("LISTEN_PID", "1").env("LISTEN_FDS", "2");
         self.spawn(command);
     }
 
@@ -128,6 +130,19 @@ impl Proxy {
         command.args(&wrapper[1..]).arg(self.program).arg("run").arg("-c").arg(self.config_path());
         command.env(MARK, &self.mark).stdin(Stdio::null());
         self.spawn(command);
+    }
+
+    /// Starts the master as systemd does that has opened its sockets: they are descriptors 3 and 4.
+    pub fn launch_activated(&mut self, sockets: [OwnedFd; 2]) {
+        // Standard streams are what a command can be given: the shell moves them to where they belong.
+        const MOVE: &str = "exec 3<&0 4<&2 0</dev/null 2>&1; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b exec \"$@\"";
+        let [third, fourth] = sockets;
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the log");
+        let mut command = Command::new("sh");
+        command.args(["-c", MOVE, "sh"]).arg(Binary::path()).args(["run", "-c"]).arg(self.config_path());
+        command.env(MARK, &self.mark).stdin(third).stderr(fourth).stdout(log);
+        self.master = Some(command.spawn().expect("the program starts"));
+        self.ended = false;
     }
 
     fn spawn(&mut self, mut command: Command) {

@@ -112,6 +112,8 @@ fn the_embedded_default_serves_two_demo_origins() {
     // Its control process may die: it comes back, and traffic did not need it to be there all the time.
     let is_control = |process: &integration::Process| process.arguments() != proxy.master().arguments();
     let control = proxy.processes().into_iter().find(|p| is_control(p)).expect("a control process");
+    let environment = std::fs::read(format!("/proc/{}/environ", control.0)).expect("its environment");
+    assert!(!String::from_utf8_lossy(&environment).contains("LISTEN_"), "what was another's is not passed on");
     control.signal(nix::sys::signal::Signal::SIGKILL);
     eventually("a new control process", || {
         proxy.processes().into_iter().any(|process| is_control(&process) && process != control)

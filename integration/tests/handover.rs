@@ -329,6 +329,7 @@ fn a_worker_killed_while_it_takes_over_takes_only_what_it_had() {
             tunnel.write_all(b"ping").and_then(|()| tunnel.read_exact(&mut answer)).is_ok() && &answer == b"ping"
         };
         let lost = tunnels.iter_mut().map(lives).filter(|lives| !lives).count();
+        assert!(lost < 100, "one worker of four has died");
         eventually("there are as many workers as there should be", || {
             let stats = proxy.stats();
             stats.total("connections_active") == 100 - lost as u64 && proxy.workers().len() == 4

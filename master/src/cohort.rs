@@ -39,7 +39,7 @@ pub(crate) struct Cohort {
 }
 
 impl Cohort {
-    /// Opens all that the workers of `config` need. Sockets that `previous` has are shared with it.
+    /// Opens all that the workers of `config` need. Sockets that are in `previous` are shared with it.
     ///
     /// # Errors
     /// A sentence for the operator. What was opened is closed again.

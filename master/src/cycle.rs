@@ -21,7 +21,7 @@ use crate::committed::Committed;
 use crate::control::launch::Control;
 use crate::daemon::{Launch, Outcome};
 use crate::inheritance::{Inheritance, Predecessor};
-use crate::listeners::Listeners;
+use crate::listeners::{Company, Listeners};
 use crate::lock::{Lock, PidFile};
 use crate::orphans::Orphans;
 use crate::quarantine::Quarantine;
@@ -54,6 +54,8 @@ pub(crate) struct Master {
     pub(crate) orphans: Option<Orphans>,
     /// Sockets that were open already; until the first commit.
     pub(crate) inherited: Option<Listeners>,
+    /// What may be found at the addresses of the first configuration.
+    pub(crate) company: Company,
     /// Processes in the zone that are no children.
     pub(crate) strangers: Vec<Stranger>,
     pub(crate) stranger_watch: StrangerWatch,
@@ -126,8 +128,18 @@ impl Master {
     /// # Errors
     /// When descriptors run out.
     pub(crate) fn new(start: Start) -> std::io::Result<Master> {
-        let Inheritance { zone, generation, listeners, origins, children: found, strangers, orphans, predecessor } =
-            start.inheritance;
+        let Inheritance {
+            zone,
+            generation,
+            listeners,
+            has_sockets,
+            origins,
+            children: found,
+            strangers,
+            orphans,
+            predecessor,
+        } = start.inheritance;
+        let company = if orphans.is_some() && !has_sockets { Company::Orphans } else { Company::Nobody };
         let control = start.recipe.needs_origins().then(|| Control::open(&start.dir, origins)).transpose()?;
         let mut children = Children::default();
         found.into_iter().for_each(|child| children.add(child));
@@ -142,6 +154,7 @@ impl Master {
             zone,
             orphans,
             inherited: listeners,
+            company,
             strangers,
             stranger_watch: StrangerWatch::default(),
             is_daemon: start.launch.is_some() || predecessor.as_ref().is_some_and(|earlier| earlier.terms.is_daemon),
@@ -343,7 +356,7 @@ impl Master {
                 Report::Settled(generation) => {
                     self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
                 }
-                Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, report),
+                Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, &report),
                 Report::Ready => self.hand_over_to(pid),
                 Report::Stack(addresses) => self.told_where(pid, &addresses),
                 Report::Reopened => {}

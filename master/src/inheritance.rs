@@ -44,6 +44,8 @@ pub(crate) struct Inheritance {
     pub(crate) generation: u64,
     /// Sockets that are open.
     pub(crate) listeners: Option<Listeners>,
+    /// Whether an earlier master's are among them.
+    pub(crate) has_sockets: bool,
     /// Those of demo origins, by name.
     pub(crate) origins: Vec<(String, OwnedFd)>,
     /// Workers that a killed master left, and that obey now.
@@ -88,7 +90,8 @@ impl Inheritance {
     pub(crate) fn of_orphans(dir: &RuntimeDir, config: &Config, log: &Logger) -> Inheritance {
         let Some(orphans) = Orphans::find(dir, log) else { return Inheritance::default() };
         let Adopted { children, listeners } = Adopted::from_workers(dir, &[], log);
-        let mut inheritance = Inheritance { listeners, children, ..Inheritance::default() };
+        let has_sockets = listeners.is_some();
+        let mut inheritance = Inheritance { listeners, has_sockets, children, ..Inheritance::default() };
         // Its successors count on where it stood, unless it is too small, or not to be understood.
         match ProcessId::current(0).map_err(|source| ZoneError::Io { doing: "take over", path: dir.zone(), source }) {
             Ok(_) if is_too_small(dir, config) => {
@@ -110,6 +113,16 @@ impl Inheritance {
         }
         inheritance.orphans = Some(orphans);
         inheritance
+    }
+}
+
+impl Inheritance {
+    /// Adds what a service manager passed.
+    pub(crate) fn add_listeners(&mut self, activated: Listeners) {
+        self.listeners = Some(match self.listeners.take() {
+            Some(known) => known.with(activated),
+            None => activated,
+        });
     }
 }
 
@@ -143,13 +156,15 @@ impl Estate {
         let missing = |what: &str| format!("the master that is to be replaced did not pass on {what}");
         let deadline = Instant::now() + ESTATE_TIMEOUT;
         let (mut terms, mut text, mut lock) = (None, None, None);
-        let (mut listeners, mut origins) = (Passed::new(), Vec::new());
+        let (mut listeners, mut origins) = (Vec::new(), Vec::new());
         loop {
             match await_message(link, deadline).map_err(unheard)? {
                 Message::Terms(told) => terms = Some(told),
                 Message::Text(file) => text = Some(file),
                 Message::Lock(file) => lock = Some(file),
-                Message::Listener { address, sockets } => listeners.push((address, sockets)),
+                Message::Listener { address, sockets, is_activated } => {
+                    listeners.push(Passed { address, sockets, is_activated });
+                }
                 Message::Origin { name, socket } => origins.push((name, socket)),
                 Message::Complete => break,
                 other => return Err(format!("the master that is to be replaced says what it should not: {other:?}")),
@@ -170,6 +185,7 @@ impl Estate {
             zone: Some(zone),
             generation: terms.generation.0,
             listeners: Some(listeners),
+            has_sockets: true,
             origins,
             strangers,
             ..Inheritance::default()

@@ -23,8 +23,8 @@ use conf::model::{Config, Listener};
 use conf::value::Address;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, listen, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, getsockopt, listen,
+    setsockopt, socket, sockopt,
 };
 
 /// The sockets of one configuration, in the order of its listeners.
@@ -43,6 +43,8 @@ struct Bound {
     sockets: Vec<OwnedFd>,
     /// Sockets of an earlier master were there before these: their order in the kernel's group is not known.
     joined: bool,
+    /// The first was passed by a service manager, which goes on having it: a unix path is not ours to remove.
+    is_passed: bool,
 }
 
 /// What may be found at an address that is opened for the first time.
@@ -55,6 +57,12 @@ pub(crate) enum Company {
 }
 
 impl Listeners {
+    /// The addresses for which a service manager passed a socket, and which `other` does not have.
+    pub(crate) fn passed_for_nothing(&self, other: &Listeners) -> Vec<&Address> {
+        let passed = self.bound.iter().filter(|bound| bound.is_passed).map(|bound| &bound.address);
+        passed.filter(|address| other.at(address).is_none()).collect()
+    }
+
     /// Opens the sockets of `config`; those that `previous` has already are shared with it.
     ///
     /// # Errors
@@ -76,6 +84,7 @@ impl Listeners {
                     address: listener.address.clone(),
                     sockets: vec![socket],
                     joined: false,
+                    is_passed: false,
                 }),
             };
             match opened {
@@ -111,8 +120,12 @@ impl Listeners {
     ///
     /// # Errors
     /// When descriptors run out.
-    pub(crate) fn share_named(&self) -> io::Result<Passed> {
-        self.bound.iter().map(|bound| Ok((bound.address.to_string(), share(&bound.sockets)?))).collect()
+    pub(crate) fn share_named(&self) -> io::Result<Vec<Passed>> {
+        let passed = |bound: &Bound| {
+            let (address, sockets) = (bound.address.to_string(), share(&bound.sockets)?);
+            Ok(Passed { address, sockets, is_activated: bound.is_passed })
+        };
+        self.bound.iter().map(passed).collect()
     }
 
     /// The sockets of addresses that `previous` does not have, with the number of their listener.
@@ -147,6 +160,7 @@ impl Listeners {
         }
         for bound in &self.bound {
             if let Address::Unix(path) = &bound.address
+                && !bound.is_passed
                 && survivor.is_none_or(|survivor| survivor.at(&bound.address).is_none())
             {
                 // It may have been removed by hand: then there is nothing left to do.
@@ -168,7 +182,9 @@ impl Listeners {
 impl Bound {
     /// These sockets, fewer or more of them, for a configuration that may want another number and another backlog.
     fn resized(&self, listener: &Listener, seats: u32) -> io::Result<Bound> {
-        let wanted = sockets_wanted(listener, seats);
+        // Beside a passed socket that is in no group none can be bound.
+        let is_alone = self.is_passed && !getsockopt(&self.sockets[0], sockopt::ReusePort)?;
+        let wanted = if is_alone { 1 } else { sockets_wanted(listener, seats) };
         let mut sockets = share(&self.sockets[..wanted.min(self.sockets.len())])?;
         for socket in &sockets {
             listen(socket, backlog(listener))?;
@@ -183,7 +199,7 @@ impl Bound {
                 sockets.push(socket_inet(listener, address, Sharing::Group)?);
             }
         }
-        Ok(Bound { address: self.address.clone(), sockets, joined: self.joined })
+        Ok(Bound { address: self.address.clone(), sockets, joined: self.joined, is_passed: self.is_passed })
     }
 }
 
@@ -219,7 +235,7 @@ fn open_inet(listener: &Listener, address: SocketAddr, seats: u32, company: Comp
     while sockets.len() < sockets_wanted(listener, seats) {
         sockets.push(socket_inet(listener, address, Sharing::Group)?);
     }
-    Ok(Bound { address: listener.address.clone(), sockets, joined: company == Company::Orphans })
+    Ok(Bound { address: listener.address.clone(), sockets, joined: company == Company::Orphans, is_passed: false })
 }
 
 fn socket_inet(listener: &Listener, address: SocketAddr, sharing: Sharing) -> io::Result<OwnedFd> {
@@ -395,6 +411,55 @@ mod tests {
             // A machine without IPv6 cannot tell.
             Err(error) => assert!(error.contains(&v6.to_string()), "{error}"),
         }
+    }
+
+    /// A socket as a service manager opens it.
+    fn passed(address: SocketAddr, sharing: Sharing) -> Listeners {
+        let listener = listener(Address::Inet(address), true);
+        let socket = socket_inet(&listener, address, sharing).unwrap();
+        listen(&socket, Backlog::new(16).unwrap()).unwrap();
+        Listeners::activated(vec![(Address::Inet(address), socket)]).unwrap()
+    }
+
+    #[test]
+    fn a_passed_socket_is_used_alone_or_as_the_first_of_a_group() {
+        for (sharing, expected) in [(Sharing::Alone, 1), (Sharing::Group, 3)] {
+            let (address, other) = (free_port(), free_port());
+            let passed = passed(address, sharing);
+            let _early = connect(address, 1);
+            let listeners = [address, other].map(|address| listener(Address::Inet(address), true));
+            let config = config(listeners.to_vec());
+            let opened = Listeners::open(&config, 3, Some(&passed), Company::Nobody).unwrap();
+            assert!(passed.passed_for_nothing(&opened).is_empty());
+            drop(passed);
+            assert_eq!(opened.share().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [expected, 3]);
+            assert_eq!(queued(&opened)[0], 1, "who came early is served");
+            let more = Listeners::open(&config, 5, Some(&opened), Company::Nobody).unwrap();
+            let _clients = connect(address, 80);
+            assert_eq!(queued(&more).iter().sum::<usize>(), 80);
+            let fewer = Listeners::open(&config, 1, Some(&more), Company::Nobody).unwrap();
+            fewer.steer(&more);
+            drop((opened, more));
+            let _clients = connect(address, 10);
+            assert_eq!(queued(&fewer), [10]);
+        }
+    }
+
+    #[test]
+    fn what_was_passed_stays_with_who_passed_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.sock");
+        let theirs = UnixListener::bind(&path).unwrap();
+        let address = Address::Unix(path.clone());
+        let pass = || (address.clone(), OwnedFd::from(theirs.try_clone().unwrap()));
+        let passed = Listeners::activated(vec![pass()]).unwrap();
+        let config = config(vec![listener(address.clone(), false)]);
+        let opened = Listeners::open(&config, 2, Some(&passed), Company::Nobody).unwrap();
+        opened.unlink_all_but(None);
+        assert!(path.exists());
+        assert_eq!(passed.passed_for_nothing(&Listeners { bound: Vec::new(), owner: 0, is_lent: false }), [&address]);
+        let error = Listeners::activated(vec![pass(), pass()]).unwrap_err();
+        assert!(error.contains("two sockets") && error.contains("app.sock"), "{error}");
     }
 
     #[test]

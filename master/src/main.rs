@@ -5,6 +5,8 @@
 
 #![deny(unsafe_code)]
 
+mod activation;
+mod ballot;
 mod black_box;
 mod children;
 mod cli;
@@ -29,6 +31,8 @@ mod rights;
 mod runtime_dir;
 mod service;
 mod signals;
+#[cfg(test)]
+mod simulation;
 #[allow(unsafe_code, reason = "fork(2) and the descriptors around it")]
 mod spawn;
 mod stack;

@@ -129,7 +129,7 @@ impl Adopted {
 }
 
 /// The worker as a child that is adopted, and the sockets that it has.
-fn take_over(dir: &RuntimeDir, slot: Slot, deadline: Instant) -> io::Result<(Child, Passed)> {
+fn take_over(dir: &RuntimeDir, slot: Slot, deadline: Instant) -> io::Result<(Child, Vec<Passed>)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&dir.call(slot))?)?;
@@ -137,13 +137,12 @@ fn take_over(dir: &RuntimeDir, slot: Slot, deadline: Instant) -> io::Result<(Chi
     let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
     let process = Process::of_peer(peer.pid())?;
     let link = Link::from_fd(socket)?;
-    let mut found = Passed::new();
+    let mut found = Vec::new();
     loop {
         match await_message(&link, deadline)? {
-            Message::Listener { address, sockets } => match found.iter_mut().find(|(known, _)| *known == address) {
-                Some((_, known)) => known.extend(sockets),
-                None => found.push((address, sockets)),
-            },
+            Message::Listener { address, sockets, is_activated } => {
+                found.push(Passed { address, sockets, is_activated });
+            }
             Message::Complete => break,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what no worker says")),
         }

@@ -76,9 +76,8 @@ impl Change {
     /// When it has taken too long.
     pub(crate) fn deadline(&self) -> Instant {
         match self {
-            Change::Proving { deadline, .. }
-            | Change::Starting { deadline, .. }
-            | Change::Swapping(Swap { deadline, .. }) => *deadline,
+            Change::Proving { deadline, .. } | Change::Starting { deadline, .. } => *deadline,
+            Change::Swapping(swap) => swap.ballot.deadline(),
         }
     }
 }
@@ -173,9 +172,8 @@ impl Master {
         text: String,
         now: Instant,
     ) -> Result<(), String> {
-        let company = if self.orphans.is_some() { Company::Orphans } else { Company::Nobody };
         let known = self.serving.as_ref().map(|serving| &serving.listeners).or(self.inherited.as_ref());
-        let company = if known.is_some() { Company::Nobody } else { company };
+        let company = std::mem::replace(&mut self.company, Company::Nobody);
         let cohort = Cohort::open(generation, config, text, known, company)?;
         for warning in cohort.rights.prepare() {
             warn!(self.log, "{}", warning);
@@ -315,10 +313,14 @@ impl Master {
             launch.report(&Outcome { code: 0, text: String::new() });
         }
         let inherited = self.inherited.take();
-        if self.predecessor.is_some() {
-            self.establish();
-        } else if self.children.adopted().next().is_some() {
-            self.retire_sockets(Generation(0), inherited, self.patience(), now);
+        if let (Some(inherited), Some(serving)) = (&inherited, &self.serving) {
+            for address in inherited.passed_for_nothing(&serving.listeners) {
+                warn!(self.log, "a socket was passed that no listener is for: it is closed"; "address" => %address);
+            }
+        }
+        match self.predecessor {
+            Some(_) => self.establish(),
+            None => self.retire_sockets(Generation(0), inherited, self.patience(), now),
         }
         Ok(())
     }

@@ -118,6 +118,14 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Removes these variables from the environment, for this process and those that it starts.
+pub(crate) fn forget_variables(names: &[&str]) {
+    for name in names {
+        // SAFETY: this process has one thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
 impl Process {
     /// A process that is not a child: the peer of a socket, which lives.
     ///

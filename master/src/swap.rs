@@ -5,11 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use conf::diff::{self, Effect};
 use conf::model::Config;
@@ -19,26 +18,19 @@ use shared::ident::Generation;
 use shared::zone::Zone;
 use slog::{error, info};
 
+use crate::ballot::{Ballot, Decision};
 use crate::children::{Child, Exit};
 use crate::cohort::Cohort;
 use crate::cycle::Master;
 use crate::listeners::Company;
 use crate::reload::Change;
 
-/// How long workers may take until all have built the configuration.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long they may take, after the commit, until all serve it.
-const SWAP_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A change that running workers take over.
 pub(crate) struct Swap {
     /// What they take over; none once it is committed, when it is what the master serves.
     pub(crate) cohort: Option<Cohort>,
-    /// When they have taken too long.
-    pub(crate) deadline: Instant,
-    generation: Generation,
-    /// By pid, who has not yet said what is waited for.
-    waiting: BTreeSet<i32>,
+    /// How far the workers are.
+    pub(crate) ballot: Ballot,
     /// What is said of the change when it is done.
     summary: String,
 }
@@ -65,14 +57,8 @@ impl Master {
     ) -> Result<(), String> {
         let (Some(serving), Some(zone)) = (&self.serving, self.zone) else { return Ok(()) };
         let cohort = Cohort::open(generation, config, text, Some(&serving.listeners), Company::Nobody)?;
-        let mut swap = Swap {
-            cohort: None,
-            deadline: now + PREPARE_TIMEOUT,
-            generation,
-            waiting: BTreeSet::new(),
-            summary: summary(changes),
-        };
-        let asked = ask_all(&cohort, serving, zone, self.children.iter(), &mut swap.waiting);
+        let mut swap = Swap { cohort: None, ballot: Ballot::new(generation, now), summary: summary(changes) };
+        let asked = ask_all(&cohort, serving, zone, self.children.iter(), &mut swap.ballot);
         swap.cohort = Some(cohort);
         // Even when not all could be asked, those that were must be told.
         self.change = Some(Change::Swapping(swap));
@@ -80,54 +66,41 @@ impl Master {
     }
 
     /// A worker says how far it is.
-    pub(crate) fn swap_reported(&mut self, pid: i32, report: Report) {
+    pub(crate) fn swap_reported(&mut self, pid: i32, report: &Report) {
         let Some(Change::Swapping(swap)) = &mut self.change else { return };
-        let is_committed = swap.cohort.is_none();
-        match report {
-            Report::Prepared(generation) if generation == swap.generation && !is_committed => {
-                swap.waiting.remove(&pid);
-            }
-            Report::Swapped(generation) if generation == swap.generation && is_committed => {
-                swap.waiting.remove(&pid);
-            }
-            Report::Refused(generation, reason) if generation == swap.generation && !is_committed => {
-                self.refuse(generation, format!("worker {pid} cannot serve it: {reason}"));
-            }
-            // Of an earlier change.
-            _ => {}
-        }
+        let (generation, decision) = (swap.ballot.generation(), swap.ballot.hear(pid, report));
+        self.refuse_if(generation, decision);
     }
 
-    /// A worker has ended. Before the commit that ends the change, as its successor could not take it over; after it the
-    /// successor is started with it.
+    /// A worker has ended that served `served`.
     pub(crate) fn swap_lost(&mut self, pid: i32, served: Generation, exit: Exit) {
         let Some(Change::Swapping(swap)) = &mut self.change else { return };
-        swap.waiting.remove(&pid);
-        let was_asked = self.serving.as_ref().is_some_and(|serving| serving.generation == served);
-        if swap.cohort.is_some() && was_asked {
-            let generation = swap.generation;
-            self.refuse(generation, format!("worker {pid} ended before all were ready for it: {exit}"));
+        let of_those_asked = self.serving.as_ref().is_some_and(|serving| serving.generation == served);
+        let decision = swap.ballot.lose(pid, of_those_asked, &exit.to_string());
+        let generation = swap.ballot.generation();
+        self.refuse_if(generation, decision);
+    }
+
+    fn refuse_if(&mut self, generation: Generation, decision: Decision) {
+        if let Decision::Refuse(reason) = decision {
+            self.refuse(generation, reason);
         }
     }
 
-    /// Goes on with the change: all may have said what is waited for, or be late.
+    /// Goes on with the change.
     pub(crate) fn advance_swap(&mut self, now: Instant) {
-        let Some(Change::Swapping(swap)) = &mut self.change else { return };
-        let (is_late, generation, left) = (swap.deadline <= now, swap.generation, swap.waiting.len());
-        match (swap.cohort.is_some(), left) {
-            (true, 0) => self.commit_swap(now),
-            (true, _) if is_late => {
-                self.refuse(generation, format!("{left} workers were not ready for it after {PREPARE_TIMEOUT:?}"));
-            }
-            (false, 0) => self.end_swap(),
-            (false, _) if is_late => {
-                for child in self.children.iter().filter(|child| swap.waiting.contains(&child.pid())) {
+        let Some(Change::Swapping(swap)) = &self.change else { return };
+        match swap.ballot.decide(now) {
+            Decision::Wait => {}
+            Decision::Commit => self.commit_swap(now),
+            Decision::Refuse(reason) => self.refuse(swap.ballot.generation(), reason),
+            Decision::End(late) => {
+                for child in self.children.iter().filter(|child| late.contains(&child.pid())) {
                     error!(self.log, "a worker does not take over the configuration and is replaced"; "worker" => child.pid());
                     child.kill();
                 }
                 self.end_swap();
             }
-            _ => {}
         }
     }
 
@@ -135,20 +108,21 @@ impl Master {
     fn commit_swap(&mut self, now: Instant) {
         let Some(Change::Swapping(swap)) = &mut self.change else { return };
         let (Some(cohort), Some(zone)) = (swap.cohort.take(), self.zone) else { return };
-        let generation = swap.generation;
-        swap.deadline = now + SWAP_TIMEOUT;
+        let generation = swap.ballot.generation();
         self.log = cohort.logs.logger();
         let previous = self.serving.replace(cohort);
         let Some(Cohort { generation: earlier, listeners, .. }) = previous else { return };
         listeners.unlink_all_but(self.serving.as_ref().map(|serving| &serving.listeners));
         // Our copies first: what a worker finds in the queue of an address that goes is then the last of it.
         drop(listeners);
+        let mut told = Vec::new();
         for child in self.children.iter_mut().filter(|child| child.is_of(earlier)) {
             child.slot().into_iter().for_each(|slot| zone.promote(slot, generation));
             child.promote(generation);
             child.tell(&Command::Commit(generation));
-            swap.waiting.insert(child.pid());
+            told.push(child.pid());
         }
+        swap.ballot.commit(told, now);
         self.note_committed();
         self.clear_quarantine();
     }
@@ -156,12 +130,13 @@ impl Master {
     fn end_swap(&mut self) {
         let Some(Change::Swapping(swap)) = self.change.take() else { return };
         if let Some(zone) = self.zone {
-            zone.set_verdict(swap.generation, true, &swap.summary);
+            zone.set_verdict(swap.ballot.generation(), true, &swap.summary);
         }
         self.supervisors.clear();
         let Some(serving) = &self.serving else { return };
-        self.service.ready(swap.generation, None, &self.log);
-        info!(self.log, "reloaded: {}", swap.summary; "generation" => swap.generation.0, "workers" => serving.seats,
+        let generation = swap.ballot.generation();
+        self.service.ready(generation, None, &self.log);
+        info!(self.log, "reloaded: {}", swap.summary; "generation" => generation.0, "workers" => serving.seats,
             "listeners" => serving.listeners.addresses().join(" "));
     }
 
@@ -176,17 +151,17 @@ impl Master {
     }
 }
 
-/// Publishes what `cohort` names and sends every worker of `serving` what it needs. `asked` are those that were sent it.
+/// Publishes what `cohort` names and sends every worker of `serving` what it needs.
 fn ask_all<'c>(
     cohort: &Cohort,
     serving: &Cohort,
     zone: &'static Zone,
     children: impl Iterator<Item = &'c Child>,
-    asked: &mut BTreeSet<i32>,
+    ballot: &mut Ballot,
 ) -> Result<(), String> {
     zone.publish(&cohort.catalog()).map_err(|error| error.to_string())?;
     for child in children.filter(|child| child.is_of(serving.generation)) {
-        asked.insert(child.pid());
+        ballot.ask(child.pid());
         ask(child, cohort, serving, zone)
             .map_err(|error| format!("cannot send worker {} the configuration: {error}", child.pid()))?;
     }

@@ -25,6 +25,7 @@ use slog::{error, info, warn};
 
 use crate::children::{Child, Exit, Role, Urgency};
 use crate::cycle::Master;
+use crate::listeners::Passed;
 use crate::lock::PidFile;
 use crate::recipe::Recipe;
 use crate::requests::{Answer, Client, Requests};
@@ -192,10 +193,10 @@ impl Master {
         }))?;
         link.send(&Message::Text(seal("configuration", serving.text.as_bytes())?))?;
         link.send(&Message::Lock(self.lock.share()?))?;
-        for (address, mut sockets) in serving.listeners.share_named()? {
+        for Passed { address, mut sockets, is_activated } in serving.listeners.share_named()? {
             while !sockets.is_empty() {
                 let rest = sockets.split_off(sockets.len().min(DESCRIPTORS_MAX));
-                link.send(&Message::Listener { address: address.clone(), sockets })?;
+                link.send(&Message::Listener { address: address.clone(), sockets, is_activated })?;
                 sockets = rest;
             }
         }

@@ -37,6 +37,8 @@ pub enum Message {
         address: String,
         /// They; at most [`fd::DESCRIPTORS_MAX`].
         sockets: Vec<OwnedFd>,
+        /// Whether a service manager opened the first: a unix path is not the master's to remove.
+        is_activated: bool,
     },
     /// The listening socket of a demo origin.
     Origin {
@@ -116,8 +118,9 @@ impl Link {
                 }
             }
             Message::Text(file) | Message::Lock(file) | Message::Connections(file) => files.push(file.as_fd()),
-            Message::Listener { address, sockets } => {
+            Message::Listener { address, sockets, is_activated } => {
                 put_text(&mut frame, address);
+                frame.push(u8::from(*is_activated));
                 files.extend(sockets.iter().map(AsFd::as_fd));
             }
             Message::Origin { name, socket } => {
@@ -216,7 +219,11 @@ fn read(kind: u8, payload: &[u8], files: Vec<OwnedFd>) -> Option<Message> {
         }
         2 => Message::Text(files.next()?),
         3 => Message::Lock(files.next()?),
-        4 => Message::Listener { address: text(payload)?, sockets: files.collect() },
+        4 => {
+            let address = text(payload)?;
+            let is_activated = payload.get(2 + address.len()).is_some_and(|flag| *flag != 0);
+            Message::Listener { address, sockets: files.collect(), is_activated }
+        }
         5 => Message::Origin { name: text(payload)?, socket: files.next()? },
         6 => Message::Complete,
         7 => Message::Connections(files.next()?),
@@ -260,7 +267,7 @@ mod tests {
             Message::Terms(terms),
             Message::Text(file()),
             Message::Lock(file()),
-            Message::Listener { address: "[::1]:80".into(), sockets: vec![file(), file()] },
+            Message::Listener { address: "[::1]:80".into(), sockets: vec![file(), file()], is_activated: true },
             Message::Origin { name: "a".into(), socket: file() },
             Message::Complete,
             Message::Connections(file()),
@@ -273,7 +280,9 @@ mod tests {
         ];
         let shown = |message: &Message| match message {
             Message::Terms(terms) => format!("{terms:?}"),
-            Message::Listener { address, sockets } => format!("{address} {}", sockets.len()),
+            Message::Listener { address, sockets, is_activated } => {
+                format!("{address} {} {is_activated}", sockets.len())
+            }
             Message::Origin { name, .. } => name.clone(),
             Message::Progress(text) | Message::Refused(text) => text.clone(),
             other => kind(other).to_string(),

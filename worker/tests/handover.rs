@@ -299,22 +299,28 @@ fn a_tunnel_that_is_full_is_offered_with_its_pipe() {
     let mut client = worker.connect();
     client.write_all(b"GET /f HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").expect("it reads");
     assert!(head(&mut client).starts_with(b"HTTP/1.1 101 "));
-    let mut seen = 0;
-    while std::mem::replace(&mut seen, FLOODED.load(Ordering::SeqCst)) != seen || seen == 0 {
-        thread::sleep(Duration::from_millis(300));
+    let (mut seen, mut stills) = (0, 0);
+    while stills < 4 {
+        thread::sleep(Duration::from_millis(200));
+        let before = std::mem::replace(&mut seen, FLOODED.load(Ordering::SeqCst));
+        stills = if seen == before && seen > 0 { stills + 1 } else { 0 };
     }
     let (to, line) = Handover::pair().expect("a pair");
     worker.tell(&Command::HandOver { to: to.into_fd() });
     let (number, record, mut descriptors) = offer(&line);
     line.answer(number, Answer::Taken).expect("it is there");
     let Record::Tunnel(_, tunnel) = record else { panic!("{record:?}") };
-    assert!(tunnel.down.in_pipe > 0 && tunnel.up == Way::default(), "{tunnel:?}");
+    // Where it met the full socket is left to chance: mostly while it spliced.
+    let held = tunnel.down.unsent.len() as u64 + tunnel.down.in_pipe;
+    assert!(held > 0 && tunnel.up == Way::default(), "{held} bytes are held");
     let mut came = vec![0; usize::try_from(tunnel.down.moved).expect("a count")];
     client.read_exact(&mut came).expect("what was sent");
     came.extend_from_slice(&tunnel.down.unsent);
     let start = came.len();
     came.resize(start + usize::try_from(tunnel.down.in_pipe).expect("a count"), 0);
-    File::from(descriptors.swap_remove(2)).read_exact(&mut came[start..]).expect("what the pipe holds");
+    if tunnel.down.in_pipe > 0 {
+        File::from(descriptors.swap_remove(2)).read_exact(&mut came[start..]).expect("what the pipe holds");
+    }
     let mut server = TcpStream::from(descriptors.swap_remove(1));
     server.set_nonblocking(false).expect("O_NONBLOCK");
     server.read_to_end(&mut came).expect("the rest");

@@ -146,7 +146,10 @@ impl Plan {
         let consequence = match effect {
             Effect::Live => "the running workers take them over, and no connection is closed".to_owned(),
             Effect::NewWorkers => {
-                format!("new workers replace the running ones, whose {open} connections end with their next answer")
+                format!(
+                    "new workers replace the running ones; of {open} connections those with an exchange under way end with \
+                     its answer, the others move"
+                )
             }
             Effect::Restart => "a reload would be refused, as some of them need a restart".to_owned(),
         };

@@ -2,10 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use super::{complain, exit};
+use crate::activation;
 use crate::cycle::{Master, Start};
 use crate::daemon::{Launch, Outcome, Side, detach};
 use crate::inheritance::{Estate, Inheritance};
+use crate::listeners::Listeners;
 use crate::lock::{Holder, Lock, holder};
 use crate::logs::Logs;
 use crate::machine;
@@ -14,9 +18,14 @@ use crate::runtime_dir::RuntimeDir;
 use crate::spawn::adopt;
 use conf::Loaded;
 use conf::model::LogTarget;
+use slog::{Logger, info, warn};
 
 /// Starts what `recipe` says; returns when it has ended, or, as the command that launched a daemon, when it serves.
 pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
+    let passed = match activation::take() {
+        Ok(passed) => passed,
+        Err(reason) => return complain(&reason),
+    };
     let loaded = match recipe.load() {
         Ok(loaded) => loaded,
         Err(problems) => return complain(&format!("the configuration is invalid\n{problems}")),
@@ -36,7 +45,7 @@ pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
     }
     if !is_daemon {
         let shows_log = loaded.config.error_log.target == LogTarget::Stderr;
-        return match serve(recipe, loaded, dir, None, quiet) {
+        return match serve(recipe, loaded, dir, passed, None, quiet) {
             // What ended a master is the last line of its log.
             Ok(outcome) if shows_log && outcome.code == exit::FAILED => exit::FAILED,
             Ok(outcome) | Err(outcome) => end(outcome),
@@ -47,7 +56,7 @@ pub(crate) fn run(recipe: Recipe, daemon: bool, quiet: bool) -> u8 {
     }
     match detach() {
         Ok(Side::Launcher(outcome)) => end(outcome),
-        Ok(Side::Daemon(launch)) => match serve(recipe, loaded, dir, Some(launch), true) {
+        Ok(Side::Daemon(launch)) => match serve(recipe, loaded, dir, passed, Some(launch), true) {
             Ok(outcome) | Err(outcome) => outcome.code,
         },
         Err(error) => complain(&format!("cannot leave the terminal: {error}")),
@@ -69,12 +78,13 @@ fn serve(
     recipe: Recipe,
     loaded: Loaded,
     dir: RuntimeDir,
+    passed: Vec<OwnedFd>,
     launch: Option<Launch>,
     quiet: bool,
 ) -> Result<Outcome, Outcome> {
     let greeting = (recipe == Recipe::BuiltIn && !quiet).then(|| GREETING.to_owned());
     let mut launch = launch;
-    match prepare(recipe, &loaded, dir, &mut launch, greeting) {
+    match prepare(recipe, &loaded, dir, passed, &mut launch, greeting) {
         Ok(master) => Ok(master.run(loaded)),
         Err(outcome) => {
             if let Some(launch) = launch {
@@ -89,6 +99,7 @@ fn prepare(
     recipe: Recipe,
     loaded: &Loaded,
     dir: RuntimeDir,
+    passed: Vec<OwnedFd>,
     launch: &mut Option<Launch>,
     greeting: Option<String>,
 ) -> Result<Master, Outcome> {
@@ -98,7 +109,8 @@ fn prepare(
     let lock = Lock::take(&dir.lock())
         .map_err(|error| failed(format!("cannot lock {}: {error}", dir.lock().display())))?
         .map_err(|holder| runs_already(&dir, holder))?;
-    let inheritance = Inheritance::of_orphans(&dir, &loaded.config, &log);
+    let mut inheritance = Inheritance::of_orphans(&dir, &loaded.config, &log);
+    inheritance.add_listeners(listeners_of(passed, &log).map_err(failed)?);
     Master::new(Start { recipe, dir, lock, log, launch: launch.take(), inheritance, greeting })
         .map_err(|error| failed(format!("cannot start: {error}")))
 }
@@ -123,6 +135,21 @@ pub(crate) fn succeed(recipe: Recipe, link: i32) -> u8 {
         // The other master sees the end of the link.
         Err(reason) => failed(reason),
     }
+}
+
+/// What was passed, as listeners. What cannot be one is closed.
+fn listeners_of(passed: Vec<OwnedFd>, log: &Logger) -> Result<Listeners, String> {
+    let known = passed.into_iter().filter_map(|socket| match activation::identify(&socket) {
+        Ok(address) => {
+            info!(log, "a listening socket was passed"; "address" => %address);
+            Some((address, socket))
+        }
+        Err(reason) => {
+            warn!(log, "what was passed cannot be used and is closed: {}", reason; "descriptor" => socket.as_raw_fd());
+            None
+        }
+    });
+    Listeners::activated(known.collect())
 }
 
 fn runs_already(dir: &RuntimeDir, holder: Holder) -> Outcome {

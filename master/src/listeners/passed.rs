@@ -1,4 +1,4 @@
-//! Listening sockets that another process opened: checked before they are used.
+//! Listening sockets that another process opened, an earlier master or a service manager: checked before they are used.
 
 #![forbid(unsafe_code)]
 
@@ -9,8 +9,16 @@ use nix::sys::socket::{SockType, SockaddrLike, SockaddrStorage, getsockname, get
 
 use super::{Bound, Listeners};
 
-/// Sockets by the address as a configuration writes it, each in the order of seats.
-pub(crate) type Passed = Vec<(String, Vec<OwnedFd>)>;
+/// Sockets of one address, as another process passes them.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    /// As a configuration writes it.
+    pub(crate) address: String,
+    /// In the order of seats; of an address with many there may be several such pieces.
+    pub(crate) sockets: Vec<OwnedFd>,
+    /// Whether a service manager opened the first.
+    pub(crate) is_activated: bool,
+}
 
 impl Listeners {
     /// Sockets of these addresses, each in the order of its seats. The paths of unix sockets stay those of whoever made
@@ -18,9 +26,9 @@ impl Listeners {
     ///
     /// # Errors
     /// A sentence for the operator, for what is no listening socket of its address.
-    pub(crate) fn passed(found: Passed, is_lent: bool) -> Result<Listeners, String> {
+    pub(crate) fn passed(found: Vec<Passed>, is_lent: bool) -> Result<Listeners, String> {
         let mut bound: Vec<Bound> = Vec::new();
-        for (text, sockets) in found {
+        for Passed { address: text, sockets, is_activated } in found {
             let address: Address =
                 text.parse().map_err(|error| format!("cannot use the sockets of {text}: {error}"))?;
             for socket in &sockets {
@@ -29,11 +37,39 @@ impl Listeners {
             }
             match bound.iter_mut().find(|known| known.address == address) {
                 Some(known) => known.sockets.extend(sockets),
-                None => bound.push(Bound { address, sockets, joined: false }),
+                None => bound.push(Bound { address, sockets, joined: false, is_passed: is_activated }),
             }
         }
         bound.retain(|bound| !bound.sockets.is_empty());
         Ok(Listeners { bound, owner: std::process::id(), is_lent })
+    }
+
+    /// Sockets that a service manager opened, one for an address.
+    ///
+    /// # Errors
+    /// A sentence for the operator: two are for one address, so that clients of the one that is left over would wait for
+    /// ever.
+    pub(crate) fn activated(sockets: Vec<(Address, OwnedFd)>) -> Result<Listeners, String> {
+        let mut listeners = Listeners { bound: Vec::new(), owner: std::process::id(), is_lent: false };
+        for (address, socket) in sockets {
+            if listeners.at(&address).is_some() {
+                return Err(format!("two sockets were passed for {address}: one is all that can be used"));
+            }
+            listeners.bound.push(Bound { address, sockets: vec![socket], joined: false, is_passed: true });
+        }
+        Ok(listeners)
+    }
+
+    /// These, and of what a service manager passed the sockets of other addresses: of the same ones the sockets are there
+    /// already, as an earlier master was passed them as well.
+    pub(crate) fn with(mut self, activated: Listeners) -> Listeners {
+        for bound in activated.bound {
+            match self.bound.iter_mut().find(|known| known.address == bound.address) {
+                Some(known) => known.is_passed = true,
+                None => self.bound.push(bound),
+            }
+        }
+        self
     }
 
     /// From now on the paths of unix sockets are another master's, or this one's again.
@@ -81,7 +117,12 @@ mod tests {
         let (at, path) = (tcp.local_addr().unwrap().to_string(), format!("unix:{}", path.display()));
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(&at).unwrap();
-        let passed = |address: &str, socket: OwnedFd| Listeners::passed(vec![(address.into(), vec![socket])], false);
+        let passed = |address: &str, socket: OwnedFd| {
+            Listeners::passed(
+                vec![Passed { address: address.into(), sockets: vec![socket], is_activated: false }],
+                false,
+            )
+        };
         assert_eq!(passed(&at, tcp.try_clone().unwrap().into()).unwrap().addresses(), [&*at]);
         assert_eq!(passed(&path, unix.try_clone().unwrap().into()).unwrap().addresses(), [&*path]);
         for (address, socket, why) in [

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+/// Kinds of records. Connections with TLS, when they move, are of other kinds, which a worker that has none refuses.
 const WAITING: u8 = 1;
 const TUNNEL: u8 = 2;
 

@@ -65,7 +65,7 @@ impl Worker {
             let mut sockets = sockets;
             while !sockets.is_empty() {
                 let rest = sockets.split_off(sockets.len().min(DESCRIPTORS_MAX));
-                link.send(&Message::Listener { address: address.clone(), sockets })?;
+                link.send(&Message::Listener { address: address.clone(), sockets, is_activated: false })?;
                 sockets = rest;
             }
         }

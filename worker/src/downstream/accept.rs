@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 
 use conf::model;
 use conf::value::Address;
+use nix::sys::socket::{getsockopt, sockopt};
 use shared::ident::Seat;
 use shared::stats::{ListenerCells, ProcessCells};
 
@@ -132,7 +133,9 @@ impl Gate {
         sockets: Vec<OwnedFd>,
     ) -> Vec<Gate> {
         let door = Door::of(downstream, listener, cells);
-        let is_shared = sockets.len() == 1 && !listener.reuseport;
+        // One that was passed to the proxy may be in no group: there is no other for the other seats.
+        let is_grouped = |socket: &OwnedFd| getsockopt(socket, sockopt::ReusePort).unwrap_or(false);
+        let is_shared = sockets.len() == 1 && !(listener.reuseport && is_grouped(&sockets[0]));
         let gate = |(seat, socket)| Gate {
             socket,
             seat: (!is_shared).then_some(Seat(seat)),
