@@ -163,7 +163,7 @@ fn place(asked: Asked<'_>, exchange: &mut Exchange, desk: &mut Desk) -> Result<(
     desk.place(asked.request)?;
     exchange.route = asked.site.router.find(&desk.host, &desk.path);
     let route = exchange.route.map(|route| asked.site.routes[route].cells.index);
-    let (method, path, quarantine) = (asked.request.method(), &desk.path, asked.site.quarantine);
+    let (method, path, quarantine) = (asked.request.method(), &desk.path, asked.site.quarantine.as_ref());
     asked.client.flight.decide(route, method, path, quarantine.map_or(0, |quarantine| quarantine.rest(path)));
     let Some(route) = route else { return Err(Fault::proxy(Stage::Route, Kind::NoRoute)) };
     match quarantine {

@@ -292,9 +292,9 @@ impl Flight {
             self.set(place, u64::from_ne_bytes(*bytes));
         }
         if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            self.set(word + whole.len(), u64::from_ne_bytes(last));
+            // So few bytes are not worth a call that copies them.
+            let last = rest.iter().rev().fold(0u64, |last, byte| last << 8 | u64::from(*byte));
+            self.set(word + whole.len(), u64::from_ne_bytes(last.to_le_bytes()));
         }
     }
 

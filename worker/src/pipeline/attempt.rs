@@ -197,7 +197,8 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
         let flight = asked.client.flight;
         let upload = pin!(relay::copy(*body, &mut writer, |bytes| flight.received(bytes, clock::now())));
         let mut upload = Background::new(upload);
-        if request.head.body != BodyLength::None {
+        let has_body = request.head.body != BodyLength::None;
+        if has_body {
             flight.enter(Phase::Body, clock::now());
         }
         let mut interims = 0;
@@ -207,7 +208,9 @@ impl<'a, S: Source, R: Respond> Attempt<'a, S, R> {
             if filled(inbox).is_empty() {
                 upload.unless(|cx| lease.stream().poll_readable(cx)).await;
             }
-            flight.enter(Phase::Waiting, clock::now());
+            if has_body {
+                flight.enter(Phase::Waiting, clock::now());
+            }
             {
                 let limits = asked.site.head_limits;
                 let head = pin!(h1::read_head(receiving, inbox, limits, request.is_head(), response));
