@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use integration::{Origin, Proxy, Wire, eventually, until};
+use integration::{Binary, Origin, Proxy, Wire, eventually, until};
 use nix::sys::signal::Signal;
 
 /// Clients of each kind.
@@ -314,6 +314,60 @@ fn a_killed_master_and_the_next_one_lose_nothing() {
     });
     assert_ne!(proxy.master(), master);
     assert_nothing_failed(&ledger);
+}
+
+#[test]
+fn upgrades_lose_nothing() {
+    let origin = accounting();
+    let mut proxy = Proxy::prepared(&text(&origin, "worker_processes: 4"));
+    proxy.launch();
+    proxy.wait_ready(1);
+    let upgrade = |proxy: &Proxy, binary: &str| {
+        proxy.run(["upgrade", "--watch", "2s", "--min-requests", "10", "--binary", binary])
+    };
+    let program = Binary::path().to_str().expect("a path");
+    let address = proxy.address();
+    for round in 0..times(2, 7) {
+        let ledger = under_load(address, |ledger| {
+            let done = upgrade(&proxy, program);
+            assert_eq!(done.code, 0, "{done:?}");
+            ledger.moves_on();
+        });
+        assert_nothing_failed(&ledger);
+        if round == 0 {
+            proxy.follow_master();
+        }
+        let ledger = under_load(address, |ledger| {
+            let refused = upgrade(&proxy, "/bin/false");
+            assert!(refused.code == 1 && refused.stderr.contains("rolled back"), "{refused:?}");
+            ledger.moves_on();
+        });
+        assert_nothing_failed(&ledger);
+    }
+}
+
+/// What an unfit binary touches is what its first worker was asked before the verdict.
+#[test]
+fn upgrades_to_unfit_binaries_touch_what_their_first_worker_was_asked() {
+    let origin = accounting();
+    for failing in ["segv", "500"] {
+        let mut proxy = Proxy::prepared(&text(&origin, "worker_processes: 4"));
+        proxy.set_environment("SLUICE_MISBEHAVE", failing);
+        proxy.launch();
+        proxy.wait_ready(1);
+        let ledger = under_load(proxy.address(), |ledger| {
+            let binary = Binary::misbehaving().to_str().expect("a path");
+            let refused = proxy.run(["upgrade", "--watch", "20s", "--binary", binary]);
+            assert!(refused.code == 1 && refused.stderr.contains("rolled back"), "{refused:?}");
+            // As many as may have been under way at the verdict.
+            let before = ledger.failed().len();
+            ledger.moves_on();
+            assert!(ledger.failed().len() <= before + 4 * CLIENTS, "{:?}", ledger.failed());
+        });
+        let failed = ledger.failed();
+        assert!(failed.iter().all(|failure| !failure.starts_with("kept: assertion") || failing == "500"), "{failed:?}");
+        println!("{failing}: {} of {} requests were touched", failed.len(), ledger.answered());
+    }
 }
 
 #[test]
