@@ -28,12 +28,12 @@ impl Binary {
         })
     }
 
-    /// Where a build of it is that fails when it is asked to (the feature `trial`): built once, in a directory of its own.
-    pub fn trial() -> &'static Path {
+    /// Where a build of it is that fails when it is asked to (the feature `misbehave`): built once, in a directory of its own.
+    pub fn misbehaving() -> &'static Path {
         static PATH: OnceLock<PathBuf> = OnceLock::new();
         PATH.get_or_init(|| {
             let target = target();
-            build(&target.join("trial"), &["--package", "sluice", "--features", "trial"])
+            build(&target.join("misbehave"), &["--package", "sluice", "--features", "misbehave"])
         })
     }
 

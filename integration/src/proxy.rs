@@ -34,6 +34,7 @@ pub struct Proxy {
     mark: String,
     program: &'static Path,
     master: Option<Child>,
+    environment: Vec<(&'static str, String)>,
     /// Not started, or ended: there is nothing to stop.
     ended: bool,
 }
@@ -53,9 +54,9 @@ impl Proxy {
 
     /// The same with a build that fails when it is asked to.
     #[track_caller]
-    pub fn start_trial(text: &str) -> Proxy {
+    pub fn start_misbehaving(text: &str) -> Proxy {
         let mut proxy = Proxy::prepared(text);
-        proxy.program = Binary::trial();
+        proxy.program = Binary::misbehaving();
         proxy.launch();
         proxy.wait_ready(1);
         proxy
@@ -82,7 +83,8 @@ impl Proxy {
         let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let [port, other_port] = [free_port(), free_port()];
         let program = Binary::path();
-        let proxy = Proxy { directory, port, other_port, mark, program, master: None, ended: true };
+        let proxy =
+            Proxy { directory, port, other_port, mark, program, master: None, environment: Vec::new(), ended: true };
         proxy.configure(text);
         proxy
     }
@@ -178,6 +180,7 @@ impl Proxy {
     pub fn command<const N: usize>(&self, arguments: [&str; N]) -> Command {
         let mut command = Command::new(self.program);
         command.stdin(Stdio::null()).args(arguments).env(MARK, &self.mark).current_dir(self.directory());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -185,6 +188,11 @@ impl Proxy {
     pub fn reload(&self, text: &str) -> Finished {
         self.configure(text);
         self.run(["reload"])
+    }
+
+    /// From now on its processes find this in their environment.
+    pub fn set_environment(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
     }
 
     /// A new connection to its port.

@@ -14,7 +14,7 @@ const ROUTES: &str = "upstreams: {app: {servers: ['{origin}']}}\n\
 fn crash(proxy: &Proxy, target: &str, signal: &str) {
     let workers = proxy.workers();
     let mut client = proxy.client();
-    client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nX-Trial-Crash: {signal}\r\n\r\n"));
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nX-Misbehave: {signal}\r\n\r\n"));
     client.rest();
     until("a successor", || {
         let now = proxy.workers();
@@ -30,7 +30,7 @@ fn status(proxy: &Proxy) -> Value {
 #[test]
 fn a_death_is_told_with_the_exchange_that_it_met() {
     let (origin, asked) = Origin::silent();
-    let proxy = Proxy::start_trial(&ROUTES.replace("{origin}", &origin.address()));
+    let proxy = Proxy::start_misbehaving(&ROUTES.replace("{origin}", &origin.address()));
     let mut other = proxy.client();
     other.send("GET /api/slow?secret=1 HTTP/1.1\r\nHost: a\r\n\r\n");
     receive(&asked);
@@ -46,7 +46,7 @@ fn a_death_is_told_with_the_exchange_that_it_met() {
 fn a_request_that_killed_three_workers_is_refused_until_a_reload() {
     let origin = Origin::answering(ok("hi"));
     let text = ROUTES.replace("{origin}", &origin.address());
-    let proxy = Proxy::start_trial(&text);
+    let proxy = Proxy::start_misbehaving(&text);
     // Neither of these counts: the second is no fault of code.
     crash(&proxy, "/other", "segv");
     crash(&proxy, "/poison", "kill");

@@ -7,7 +7,7 @@ use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
-use integration::{Finished, Origin, Process, Proxy, eventually, until};
+use integration::{Binary, Finished, Origin, Process, Proxy, eventually, until};
 use nix::sys::signal::Signal;
 
 const TEXT: &str = "worker_processes: 4\nroutes: [{name: all, match: {path: /}, respond: {status: 200, body: hello}}]";
@@ -85,6 +85,56 @@ fn a_binary_that_does_not_come_to_serve_changes_nothing() {
     workers[0].signal(Signal::SIGKILL);
     eventually("it is replaced", || proxy.workers().len() == 4 && !proxy.workers().contains(&workers[0]));
     proxy.reload(&format!("{TEXT}\nlimits: {{header_count: 77}}")).output();
+}
+
+/// A later layout of the zone beside the present one, and a worker that does its work badly.
+#[test]
+fn a_binary_that_fails_at_its_work_is_rolled_back() {
+    for (how, reason) in [("segv", "died before it was ready"), ("500", "requests failed with the new binary")] {
+        let mut proxy = Proxy::prepared(TEXT);
+        proxy.set_environment("SLUICE_MISBEHAVE", how);
+        proxy.launch();
+        proxy.wait_ready(1);
+        let workers = proxy.workers();
+        let binary = Binary::misbehaving().to_str().expect("a path");
+        let mut upgrade = begin_upgrade(&proxy, ["--binary", binary, "--watch", "20s"]);
+        let mut touched = 0;
+        while upgrade.try_wait().expect("wait").is_none() {
+            let mut client = proxy.client();
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            touched += usize::from(!client.rest().0.starts_with(b"HTTP/1.1 200"));
+        }
+        let refused = finish(upgrade);
+        assert!(refused.code == 1 && refused.stderr.contains(reason), "{how}: {refused:?}");
+        // The reason states what was seen by then; a few more may have been under way.
+        let stated: usize = refused.stderr.split(' ').find_map(|word| word.parse().ok()).unwrap_or(4);
+        assert!(touched > 0 && touched <= stated + 20, "{how}: {touched} requests were touched, {stated} told");
+        assert_eq!(proxy.workers(), workers);
+        (0..50).for_each(|_| assert_eq!(proxy.client().get("/").status(), 200));
+        eventually("its worker ends", || proxy.processes().len() == 5);
+    }
+}
+
+#[test]
+fn a_zone_of_another_minor_layout_is_shared_both_ways() {
+    let mut proxy = Proxy::start(TEXT);
+    let version = |proxy: &Proxy| proxy.stats().0["zone_version"].as_str().expect("a version").to_owned();
+    let minor =
+        |proxy: &Proxy| version(proxy).split_once('.').expect("major.minor").1.parse::<u32>().expect("a number");
+    let before = minor(&proxy);
+    (0..30).for_each(|_| assert_eq!(proxy.client().get("/").status(), 200));
+    for (binary, asked) in [(Binary::misbehaving(), 30), (Binary::path(), 60)] {
+        let done = begin_upgrade(&proxy, ["--no-watch", "--binary", binary.to_str().expect("a path")]);
+        assert_eq!(finish(done).code, 0);
+        if binary == Binary::misbehaving() {
+            proxy.follow_master();
+        }
+        eventually("the old ones are gone", || proxy.processes().len() == 5);
+        assert_eq!(requests(&proxy), asked, "counters go on");
+        assert_eq!(minor(&proxy), before + 1, "what the later version knows stays in the zone");
+        (0..30).for_each(|_| assert_eq!(proxy.client().get("/").status(), 200));
+    }
+    eventually("all is counted", || requests(&proxy) == 90);
 }
 
 #[test]

@@ -33,7 +33,7 @@ const TEXT_BYTES_MAX: usize = 256 << 20;
 /// The highest generation that is believed: workers can write to the zone, and there has to be room above.
 const GENERATION_MAX: u64 = 1 << 62;
 /// How often a worker on trial is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What there is to go on with.
 #[derive(Default)]

@@ -94,6 +94,7 @@ impl Master {
         if let Some(predecessor) = &self.predecessor {
             self.hand_over_across(&predecessor.link);
             self.tell_predecessor(Message::Refused(reason.to_owned()));
+            self.predecessor = None;
             self.step_back();
         }
     }
@@ -119,7 +120,6 @@ impl Master {
                 }
                 Ok(Some(Message::End)) => {
                     self.renounce("the earlier master serves alone");
-                    self.predecessor = None;
                     self.stop(Urgency::Drain, now);
                 }
                 Ok(Some(Message::Connections(from))) => self.take_over(from),

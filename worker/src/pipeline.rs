@@ -183,8 +183,11 @@ async fn act<S: Source, R: Respond>(
     desk: &mut Desk,
 ) -> Result<Option<Box<Suspended>>, Fault> {
     let Some(route) = exchange.route.map(|route| &asked.site.routes[route]) else { return Ok(None) };
-    #[cfg(feature = "trial")]
-    crate::middleware::trial::obey(asked.request);
+    #[cfg(feature = "misbehave")]
+    if let Some(status) = crate::middleware::misbehave::obey(asked.request) {
+        exchange.status = status;
+        return answer(asked, status, body, reply, desk).await.map(|()| None);
+    }
     let limits = &route.limits;
     let deadline = clock::now().saturating_add(limits.exchange);
     body.set_terms(limits.client_body, deadline, limits.body_bytes);

@@ -16,7 +16,7 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLUICEZ\0");
 /// Another major version means another layout.
 pub const MAJOR: u32 = 1;
 /// A higher minor version has fields or sections that a lower one lacks.
-pub const MINOR: u32 = 1;
+pub const MINOR: u32 = 1 + cfg!(feature = "misbehave") as u32;
 
 /// Header and directory: the first page.
 pub(crate) const HEADER_BYTES: u64 = 4096;
@@ -92,7 +92,10 @@ pub(crate) mod slot {
     /// The seat plus one, or zero.
     pub(crate) const SEAT: u64 = 4;
     pub(crate) const GENERATION: u64 = 5;
-    pub(crate) const WORDS: usize = 6;
+    /// What a build for tests has in addition, as a later minor version would: the generation once more.
+    #[cfg(feature = "misbehave")]
+    pub(crate) const LATER: u64 = 6;
+    pub(crate) const WORDS: usize = 6 + cfg!(feature = "misbehave") as usize;
 }
 
 /// Words of an object's name record; the master writes them.

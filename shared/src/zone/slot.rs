@@ -47,6 +47,8 @@ impl Zone {
         store(self.slot_word(slot, slot::ROLE), role.word());
         store(self.slot_word(slot, slot::SEAT), seat.map_or(0, |seat| u64::from(seat.0) + 1));
         store(self.slot_word(slot, slot::GENERATION), generation.0);
+        #[cfg(feature = "misbehave")]
+        store(self.slot_word(slot, slot::LATER), generation.0);
         let cells = self.process(slot);
         cells.heartbeat.set(monotonic_ns());
         cells.state.set(State::Starting);

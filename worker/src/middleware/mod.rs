@@ -1,5 +1,5 @@
 //! What is decided or written on behalf of a request before it goes on.
 
 pub(crate) mod forwarded;
-#[cfg(feature = "trial")]
-pub(crate) mod trial;
+#[cfg(feature = "misbehave")]
+pub(crate) mod misbehave;
