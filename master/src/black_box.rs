@@ -6,8 +6,9 @@
 #![forbid(unsafe_code)]
 
 use shared::clock::monotonic_ns;
+use shared::ident::Slot;
 use shared::stats::Connection;
-use shared::zone::LastWords;
+use shared::zone::{LastWords, Zone};
 use slog::{Logger, error, warn};
 
 use crate::children::Exit;
@@ -15,12 +16,19 @@ use crate::children::Exit;
 /// How many of the exchanges that were cut beside the one that ran are told one by one.
 const OTHERS_SHOWN_MAX: usize = 4;
 
+/// What the worker in `slot` was doing when it ended, if that is worth telling. The slot must not have been released.
+pub(crate) fn open(zone: &'static Zone, slot: Slot, exit: Exit, is_leaving: bool) -> Option<LastWords> {
+    let words = is_opened(exit, is_leaving).then(|| zone.last_words(slot))?;
+    // Who ends in order leaves nothing under way.
+    (exit != Exit::Unseen || !words.in_flight.is_empty()).then_some(words)
+}
+
 /// Whether a death is one that the black box is opened for. `is_leaving` tells that the worker had been told to end: that
 /// it was killed in the end is then the master's own doing.
-pub(crate) fn is_opened(exit: Exit, is_leaving: bool) -> bool {
+fn is_opened(exit: Exit, is_leaving: bool) -> bool {
     match exit {
-        Exit::Signal(nix::sys::signal::Signal::SIGKILL) | Exit::Unseen => !is_leaving,
-        Exit::Signal(_) | Exit::Code(worker::exit::PANICKED) => true,
+        Exit::Signal(nix::sys::signal::Signal::SIGKILL) => !is_leaving,
+        Exit::Unseen | Exit::Signal(_) | Exit::Code(worker::exit::PANICKED) => true,
         Exit::Code(_) => false,
     }
 }
@@ -76,7 +84,7 @@ mod tests {
             (Exit::Signal(Signal::SIGKILL), true, false),
             (Exit::Code(worker::exit::PANICKED), true, true),
             (Exit::Unseen, false, true),
-            (Exit::Unseen, true, false),
+            (Exit::Unseen, true, true),
             (Exit::Code(worker::exit::FAILED), false, false),
             (Exit::Code(worker::exit::OK), false, false),
         ] {

@@ -22,6 +22,7 @@ mod listeners;
 mod lock;
 mod logs;
 mod machine;
+mod orders;
 mod orphans;
 mod quarantine;
 mod recipe;

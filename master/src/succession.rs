@@ -43,7 +43,7 @@ impl Master {
                 Role::Worker { seat, slot, generation } => {
                     self.watchdog.forget(child.pid());
                     let last_words = self.zone.map(|zone| {
-                        let words = black_box::is_opened(exit, child.is_leaving()).then(|| zone.last_words(slot));
+                        let words = black_box::open(zone, slot, exit, child.is_leaving());
                         zone.release_slot(slot);
                         self.dir.remove_call(slot);
                         words

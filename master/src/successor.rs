@@ -11,9 +11,10 @@ use shared::channel::Command;
 use shared::estate::Message;
 use shared::ident::Generation;
 use shared::zone::Zone;
-use slog::{error, info, warn};
+use slog::{error, info, o, warn};
 
-use crate::children::Urgency;
+use crate::black_box;
+use crate::children::{Exit, Urgency};
 use crate::cohort::Cohort;
 use crate::cycle::{Master, Retiring};
 use crate::orphans::Adopted;
@@ -175,6 +176,11 @@ impl Master {
         self.stranger_watch.0 = now.checked_add(STRANGER_INTERVAL);
         let zone: &'static Zone = zone;
         for gone in self.strangers.extract_if(.., |stranger| zone.has_ended(stranger)) {
+            if let Some(words) = black_box::open(zone, gone.slot, Exit::Unseen, true) {
+                let log = self.log.new(o!("worker" => gone.id.pid));
+                warn!(log, "a worker of another master has ended with exchanges under way");
+                black_box::tell(&words, &log);
+            }
             zone.release_slot(gone.slot);
             self.dir.remove_call(gone.slot);
         }
