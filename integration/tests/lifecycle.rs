@@ -320,10 +320,11 @@ fn a_loop_tells_where_it_is() {
     asked.signal(Signal::SIGURG);
     let told = |log: &str, worker: i32| {
         let lines = log.lines().filter(|line| line.contains("scribe[") && line.contains(&format!("worker={worker}")));
-        lines.clone().any(|line| line.contains(" worker::") && line.contains(".rs:")) && lines.count() > 4
+        lines.clone().any(|line| line.contains("run worker=") && line.contains("worker/src/command.rs:"))
+            && lines.count() > 4
     };
     eventually("the places have names", || told(&proxy.log(), asked.0));
-    assert!(!proxy.log().contains("worker::stack::"), "the handler is not where it was");
+    assert!(!proxy.log().contains("worker/src/stack.rs"), "the handler is not where it was");
     assert!(proxy.workers().contains(&asked), "to be asked harms nobody");
 
     // A stopped process answers when it goes on. Its time may be up by then; another one is in time.

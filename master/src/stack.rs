@@ -66,15 +66,19 @@ fn write(log: &Logger, pid: i32, addresses: &[u64]) {
 }
 
 /// Without those of the signal's handler and of what called that, and without those of the master, of which the worker
-/// is a fork.
+/// is a fork. The source tells them apart, as what was inlined has no full name; without sources, the name does.
 fn of_the_loop(mut places: Vec<Place>) -> Vec<Place> {
-    let is_in = |place: &Place, name: &str| place.function.as_ref().is_some_and(|function| function.contains(name));
-    if let Some(fork) = places.iter().position(|place| is_in(place, "spawn::fork")) {
-        places.truncate(fork);
+    let is_of = |place: &Place, source: &str, name: &str| {
+        let is_in = |text: &Option<String>, part| text.as_ref().is_some_and(|text| text.contains(part));
+        is_in(&place.line, source) || is_in(&place.function, name)
+    };
+    if let Some(master) = places.iter().position(|place| is_of(place, "master/src/", "sluice::")) {
+        places.truncate(master);
     }
-    if let Some(last) = places.iter().rposition(|place| is_in(place, "worker::stack::")) {
+    if let Some(last) = places.iter().rposition(|place| is_of(place, "worker/src/stack.rs", "worker::stack::")) {
         places.drain(..=last);
-        if places.first().is_some_and(|place| place.function.is_none() || is_in(place, "restore_rt")) {
+        let is_trampoline = |place: &Place| place.function.as_ref().is_none_or(|name| name.contains("restore_rt"));
+        if places.first().is_some_and(is_trampoline) {
             places.remove(0);
         }
     }
@@ -135,10 +139,20 @@ mod tests {
             (&[Some("worker::stack::tell"), Some("a")], &[Some("a")]),
             (&[None, Some("a")], &[None, Some("a")]),
             (&[Some("worker::stack::tell"), None, Some("a"), Some("sluice::spawn::fork"), Some("b")], &[Some("a")]),
+            (
+                &[Some("tell@worker/src/stack.rs:4"), Some("a"), Some("b@x/master/src/spawn.rs:1"), Some("c")],
+                &[Some("a")],
+            ),
             (&[], &[]),
         ];
         for (all, shown) in table {
-            let places = all.iter().map(|name| Place { address: 0, function: name.map(str::to_owned), line: None });
+            let places = all.iter().map(|name| {
+                let (function, line) = name.map_or((None, None), |name| match name.split_once('@') {
+                    Some((function, line)) => (Some(function.to_owned()), Some(line.to_owned())),
+                    None => (Some(name.to_owned()), None),
+                });
+                Place { address: 0, function, line }
+            });
             let left = of_the_loop(places.collect());
             assert_eq!(left.iter().map(|place| place.function.as_deref()).collect::<Vec<_>>(), *shown);
         }
