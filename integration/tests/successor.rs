@@ -198,19 +198,20 @@ fn signals_upgrade_and_go_back() {
     let mut proxy = Proxy::start(TEXT);
     let old = proxy.master();
     let pid_in = |name: &str| fs::read_to_string(proxy.file(name)).unwrap_or_default().trim().to_owned();
-    let both_serve = || {
-        eventually("both serve", || proxy.processes().len() == 10 && pid_in("run/sluice.pid") != old.0.to_string());
+    let both_serve = |times: usize| {
+        eventually("both serve", || proxy.log().matches("both masters serve").count() == times);
+        assert_ne!(pid_in("run/sluice.pid"), old.0.to_string());
         assert_eq!(pid_in("run/sluice.pid.oldbin"), old.0.to_string());
         assert_eq!(proxy.client().get("/").status(), 200);
     };
     old.signal(Signal::SIGUSR2);
-    both_serve();
+    both_serve(1);
     old.signal(Signal::SIGHUP);
     eventually("the old one serves alone", || proxy.processes().len() == 5);
     assert_eq!((pid_in("run/sluice.pid"), pid_in("run/sluice.pid.oldbin")), (old.0.to_string(), String::new()));
     assert!(proxy.processes().contains(&old));
     old.signal(Signal::SIGUSR2);
-    both_serve();
+    both_serve(2);
     old.signal(Signal::SIGQUIT);
     assert_eq!(proxy.wait_exit(), 0);
     eventually("the new one serves alone", || proxy.processes().len() == 5);

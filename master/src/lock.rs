@@ -124,10 +124,14 @@ impl PidFile {
         Ok(PidFile { path: path.into(), owner })
     }
 
+    /// Whether it still says what was written: another master may have replaced it.
+    pub(crate) fn is_ours(&self) -> bool {
+        fs::read_to_string(&self.path).unwrap_or_default().trim() == self.owner.to_string()
+    }
+
     /// Removes it, unless the caller is another process or another master has replaced it.
     pub(crate) fn remove(self) {
-        let text = fs::read_to_string(&self.path).unwrap_or_default();
-        if self.owner == std::process::id() && text.trim() == self.owner.to_string() {
+        if self.owner == std::process::id() && self.is_ours() {
             // It may have been removed by hand: then there is nothing left to do.
             let _ = fs::remove_file(&self.path);
         }

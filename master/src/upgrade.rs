@@ -380,16 +380,22 @@ impl Master {
 
     /// The end of this master has begun. Says whether another one goes on in its place.
     pub(crate) fn leave_upgrade(&mut self, now: Instant) -> bool {
-        match self.upgrade.as_ref().map(|upgrade| upgrade.stage) {
+        let has_yielded = |stage: Stage| match stage {
+            Stage::Both => true,
+            // Its word that it serves may be on its way: the operator sees the pid file first.
+            Stage::Starting => self.pid_file.as_ref().is_some_and(|pid_file| !pid_file.is_ours()),
+            Stage::Returning | Stage::Ending => false,
+        };
+        match self.upgrade.as_ref().map(|upgrade| has_yielded(upgrade.stage)) {
             None => false,
-            Some(Stage::Both) => {
+            Some(true) => {
                 if let Some(upgrade) = &self.upgrade {
                     self.hand_over_across(&upgrade.link);
                     self.children.forget(upgrade.pid);
                 }
                 true
             }
-            Some(Stage::Starting | Stage::Returning | Stage::Ending) => {
+            Some(false) => {
                 self.roll_back("the proxy is stopped", now);
                 false
             }
