@@ -215,7 +215,7 @@ impl Master {
             if facts.retire_workers && self.is_daemon {
                 self.rest(now);
             }
-            self.reload_asked |= facts.reload && !self.return_asked();
+            self.reload_asked |= facts.reload && !self.return_asked(now);
             if facts.upgrade {
                 self.upgrade_beside(now);
             }
@@ -264,10 +264,10 @@ impl Master {
     /// Ends with an error, at once; if another master goes on, its workers may finish.
     pub(crate) fn fail(&mut self, reason: String, now: Instant) {
         crit!(self.log, "cannot go on: {}", reason);
-        let urgency = if self.predecessor.is_some() { Urgency::Drain } else { Urgency::Stop };
-        self.renounce(&reason);
-        self.outcome = Outcome { code: 1, text: reason };
-        self.stop(urgency, now);
+        self.outcome = Outcome { code: 1, text: reason.clone() };
+        if !self.renounce(&reason) {
+            self.stop(Urgency::Stop, now);
+        }
     }
 
     /// The listening sockets of the demo origins, for another master.
@@ -406,10 +406,8 @@ impl Master {
             return;
         }
         if self.stopping.is_none() {
-            if self.leave_upgrade(now) {
-                self.is_superseded = true;
-                self.serving.iter_mut().for_each(|cohort| cohort.listeners.lend(true));
-            }
+            self.stopping = Some(urgency);
+            self.leave_upgrade(now);
             if !self.is_superseded {
                 self.service.stopping(&self.log);
             }

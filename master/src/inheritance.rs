@@ -21,6 +21,7 @@ use crate::cohort::seats;
 use crate::listeners::{Listeners, Passed};
 use crate::lock::Lock;
 use crate::orphans::{Adopted, Orphans, await_message};
+use crate::passage::New;
 use crate::recipe::Recipe;
 use crate::rights::allowed_cores;
 use crate::runtime_dir::RuntimeDir;
@@ -65,8 +66,10 @@ pub(crate) struct Predecessor {
     pub(crate) terms: Terms,
     /// The first worker, while it is watched.
     trial: Option<Trial>,
-    /// It was told that this master serves.
-    pub(crate) has_yielded: bool,
+    /// The zone, once it was given back.
+    pub(crate) zone: Option<&'static Zone>,
+    /// How far the place has passed.
+    pub(crate) rule: New,
 }
 
 struct Trial {
@@ -143,7 +146,7 @@ impl Estate {
     fn hear(link: Link, recipe: &Recipe) -> Result<Estate, (Link, String)> {
         match Estate::read(&link, recipe) {
             Ok((mut estate, terms)) => {
-                let predecessor = Predecessor { link, terms, trial: None, has_yielded: false };
+                let predecessor = Predecessor { link, terms, trial: None, zone: None, rule: New::default() };
                 estate.inheritance.predecessor = Some(predecessor);
                 Ok(estate)
             }
@@ -197,7 +200,7 @@ impl Estate {
 impl Predecessor {
     /// Whether the first worker is to be watched before the others follow.
     pub(crate) fn wants_trial(&self) -> bool {
-        self.terms.watch_ms > 0 && !self.has_yielded
+        self.terms.watch_ms > 0 && self.rule == New::Trying
     }
 
     /// Looks at the first worker, which serves as `generation`.

@@ -24,6 +24,7 @@ mod logs;
 mod machine;
 mod orders;
 mod orphans;
+mod passage;
 mod quarantine;
 mod recipe;
 mod reload;

@@ -31,6 +31,7 @@ use crate::cycle::{Master, Retiring};
 use crate::daemon::Outcome;
 use crate::listeners::{Company, Listeners};
 use crate::machine;
+use crate::passage::{New, NewEvent};
 use crate::rights::{Rights, allowed_cores};
 use crate::spawn::fork;
 use crate::swap::Swap;
@@ -197,7 +198,7 @@ impl Master {
         zone: &'static Zone,
         seats: Range<u32>,
     ) -> Result<(), String> {
-        let is_on_trial = self.predecessor.as_ref().is_some_and(|predecessor| !predecessor.has_yielded);
+        let is_on_trial = self.predecessor.as_ref().is_some_and(|predecessor| predecessor.rule == New::Trying);
         for seat in seats.map(Seat) {
             let child = cohort.start_worker(zone, &self.dir, seat, self.lifeline(), is_on_trial)?;
             self.children.add(child);
@@ -319,7 +320,7 @@ impl Master {
             }
         }
         match self.predecessor {
-            Some(_) => self.establish(),
+            Some(_) => self.proceed(NewEvent::Ready, "", now),
             None => self.retire_sockets(Generation(0), inherited, self.patience(), now),
         }
         Ok(())

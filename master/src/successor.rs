@@ -18,6 +18,7 @@ use crate::children::{Exit, Urgency};
 use crate::cohort::Cohort;
 use crate::cycle::{Master, Retiring};
 use crate::orphans::Adopted;
+use crate::passage::{NewEvent, NewStep};
 use crate::trial::Finding;
 use crate::upgrade::oldbin;
 
@@ -78,24 +79,74 @@ impl Master {
     }
 
     /// This master is the proxy of its runtime directory now: workers outlive it, and the earlier master is told.
-    pub(crate) fn establish(&mut self) {
+    fn establish(&mut self) {
         if let Some(serving) = &mut self.serving {
             serving.listeners.lend(false);
         }
         self.children.iter().filter(|child| child.is_worker()).for_each(|child| child.tell(&Command::Establish));
         self.tell_predecessor(Message::Serving);
-        if let Some(predecessor) = &mut self.predecessor {
-            predecessor.has_yielded = true;
+    }
+
+    /// Nothing comes of taking the place, if that was under way; says whether it was.
+    pub(crate) fn renounce(&mut self, reason: &str) -> bool {
+        let was_under_way = self.predecessor.is_some();
+        self.proceed(NewEvent::Failed, reason, Instant::now());
+        was_under_way
+    }
+
+    /// Hears what the earlier master says.
+    pub(crate) fn hear_predecessor(&mut self, now: Instant) {
+        while let Some(predecessor) = &self.predecessor {
+            match predecessor.link.receive() {
+                Ok(Some(Message::GiveBack)) => self.proceed(NewEvent::GiveBack, "", now),
+                Ok(Some(Message::End)) => self.proceed(NewEvent::End, "the earlier master serves alone", now),
+                Ok(Some(Message::Connections(from))) => self.take_over(from),
+                Ok(Some(other)) => warn!(self.log, "the earlier master says what it should not: {:?}", other),
+                Ok(None) => self.proceed(NewEvent::Gone, "", now),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    error!(self.log, "the earlier master cannot be understood"; "reason" => %error);
+                    self.proceed(NewEvent::Failed, "what it is told cannot be understood", now);
+                }
+            }
         }
     }
 
-    /// The place that was to be taken stays the earlier master's.
-    pub(crate) fn renounce(&mut self, reason: &str) {
-        if let Some(predecessor) = &self.predecessor {
-            self.hand_over_across(&predecessor.link);
-            self.tell_predecessor(Message::Refused(reason.to_owned()));
-            self.predecessor = None;
-            self.step_back();
+    /// Does what follows from an event.
+    pub(crate) fn proceed(&mut self, event: NewEvent, reason: &str, now: Instant) {
+        let Some(predecessor) = &mut self.predecessor else { return };
+        match predecessor.rule.on(event) {
+            NewStep::Wait => {}
+            NewStep::Establish => self.establish(),
+            NewStep::StepBack => {
+                info!(self.log, "the earlier master takes its place back");
+                predecessor.zone = self.zone;
+                self.step_back();
+                self.respawns.clear();
+                self.rests = true;
+                self.tell_predecessor(Message::GivenBack);
+            }
+            NewStep::Renounce => {
+                let Some(predecessor) = &self.predecessor else { return };
+                self.hand_over_across(&predecessor.link);
+                self.tell_predecessor(Message::Refused(reason.to_owned()));
+                self.predecessor = None;
+                self.step_back();
+                self.stop(Urgency::Drain, now);
+            }
+            NewStep::GoOn => self.go_on(now),
+            NewStep::Reclaim => {
+                let zone = predecessor.zone.take();
+                self.take_zone_back(zone);
+                self.is_superseded = false;
+                self.serving.iter_mut().for_each(|cohort| cohort.listeners.lend(false));
+                if let Err(fault) = self.become_known() {
+                    error!(self.log, "this master goes on alone, but cannot be found: {}", fault);
+                }
+                self.note_committed();
+                self.fill_seats(now);
+                self.go_on(now);
+            }
         }
     }
 
@@ -107,37 +158,13 @@ impl Master {
         self.serving.iter_mut().for_each(|cohort| cohort.listeners.lend(true));
     }
 
-    /// Hears what the earlier master says.
-    pub(crate) fn hear_predecessor(&mut self, now: Instant) {
-        while let Some(predecessor) = &self.predecessor {
-            match predecessor.link.receive() {
-                Ok(Some(Message::GiveBack)) => {
-                    info!(self.log, "the earlier master takes its place back");
-                    self.step_back();
-                    self.respawns.clear();
-                    self.rests = true;
-                    self.tell_predecessor(Message::GivenBack);
-                }
-                Ok(Some(Message::End)) => {
-                    self.renounce("the earlier master serves alone");
-                    self.stop(Urgency::Drain, now);
-                }
-                Ok(Some(Message::Connections(from))) => self.take_over(from),
-                Ok(Some(other)) => warn!(self.log, "the earlier master says what it should not: {:?}", other),
-                Ok(None) => {
-                    info!(self.log, "the earlier master has gone");
-                    self.predecessor = None;
-                    // One that was killed leaves it.
-                    let _ = std::fs::remove_file(oldbin(self.dir.pid_file()));
-                    self.adopt_left_behind(now);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    error!(self.log, "the earlier master cannot be understood"; "reason" => %error);
-                    self.predecessor = None;
-                }
-            }
-        }
+    /// The earlier master has gone.
+    fn go_on(&mut self, now: Instant) {
+        info!(self.log, "the earlier master has gone");
+        self.predecessor = None;
+        // One that was killed leaves it.
+        let _ = std::fs::remove_file(oldbin(self.dir.pid_file()));
+        self.adopt_left_behind(now);
     }
 
     /// A master that was killed before its workers had gone leaves them to us.

@@ -1,13 +1,7 @@
 //! Another binary takes over: the side of the master that is there.
 //!
-//! ```text
-//! upgrade -> starting --Serving--> succeeded: our workers drain, and we end            (`sluice upgrade`)
-//!               |        `-------> both: the operator decides by signals               (SIGUSR2)
-//!               |                    |-- QUIT: we end
-//!               |                    `-- HUP: returning --our workers are ready--> ending --> rolled back
-//!               `---- refused, dead or late ----------------------------------> rolled back
-//! ```
-//! From the start on the zone is the other's: nothing is claimed, published or released here. Rolling back takes it back.
+//! What follows from what is the rule of [`Old`]; `LIFECYCLE.md` draws it. From the start on the zone is the other's:
+//! nothing is claimed, published or released here. Rolling back takes it back.
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +21,7 @@ use crate::children::{Child, Exit, Role, Urgency};
 use crate::cycle::Master;
 use crate::listeners::Passed;
 use crate::lock::PidFile;
+use crate::passage::{Old, OldEvent, OldStep};
 use crate::recipe::Recipe;
 use crate::requests::{Answer, Client, Requests};
 use crate::spawn::{exec_file, fork};
@@ -40,25 +35,11 @@ pub(crate) struct Upgrade {
     pid: i32,
     /// The zone, which is the other's for now.
     zone: Option<&'static Zone>,
-    stage: Stage,
+    rule: Old,
     deadline: Instant,
     /// Who waits for the outcome.
     client: Option<Client>,
-    /// Whether this master ends when the other serves.
-    is_final: bool,
     old_pid_file: Option<PidFile>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The other does not serve yet.
-    Starting,
-    /// Both serve.
-    Both,
-    /// The other is to go; our workers come back first.
-    Returning,
-    /// The other was told to go.
-    Ending,
 }
 
 /// How an upgrade is to be gone about.
@@ -86,7 +67,7 @@ impl Upgrade {
 
     /// When it has taken too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        (self.stage == Stage::Starting).then_some(self.deadline)
+        self.rule.is_starting().then_some(self.deadline)
     }
 }
 
@@ -151,10 +132,9 @@ impl Master {
             link: ours,
             pid,
             zone: self.zone.take(),
-            stage: Stage::Starting,
             deadline: now.checked_add(START_TIMEOUT + watched.unwrap_or_default()).unwrap_or(now),
             client: None,
-            is_final: watched.is_some(),
+            rule: Old::new(watched.is_some()),
             old_pid_file: PidFile::write(&oldbin(self.dir.pid_file())).ok(),
         })
     }
@@ -165,7 +145,7 @@ impl Master {
         if let Err(error) = self.pass_on(watch)
             && error.kind() != io::ErrorKind::BrokenPipe
         {
-            self.roll_back(&format!("cannot pass on what the other binary needs: {error}"), now);
+            self.reject(&format!("cannot pass on what the other binary needs: {error}"), now);
         }
     }
 
@@ -214,15 +194,15 @@ impl Master {
                     info!(self.log, "upgrade: {}", text);
                     upgrade.client.iter().for_each(|client| client.answer(&Answer::Note(text.clone())));
                 }
-                Ok(Some(Message::Serving)) => self.succeeded(now),
-                Ok(Some(Message::GivenBack)) => self.begin_return(now),
-                Ok(Some(Message::Refused(reason))) => self.roll_back(&reason, now),
+                Ok(Some(Message::Serving)) => self.pass(OldEvent::Serves, "", now),
+                Ok(Some(Message::GivenBack)) => self.pass(OldEvent::GaveBack, "", now),
+                Ok(Some(Message::Refused(reason))) => self.pass(OldEvent::Failed, &reason, now),
                 Ok(Some(Message::Connections(from))) => self.take_over(from),
                 Ok(Some(other)) => warn!(self.log, "the other master says what it should not: {:?}", other),
                 // Its exit tells more than the end of the link.
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => return self.roll_back(&format!("the other master cannot be understood: {error}"), now),
+                Err(error) => self.reject(&format!("the other master cannot be understood: {error}"), now),
             }
         }
     }
@@ -230,39 +210,71 @@ impl Master {
     /// Goes on with an upgrade: it may be late, or our workers may be back.
     pub(crate) fn advance_upgrade(&mut self, now: Instant) {
         let Some(upgrade) = &self.upgrade else { return };
-        match upgrade.stage {
-            Stage::Starting if upgrade.deadline <= now => {
-                let pid = upgrade.pid;
-                self.children.urge(Urgency::Kill, now, Duration::ZERO, |child| child.pid() == pid);
-                self.roll_back("the other binary did not serve in time", now);
-            }
-            Stage::Returning if self.all_serve() => {
-                if let Some(upgrade) = &mut self.upgrade {
-                    upgrade.stage = Stage::Ending;
-                    // One that cannot be told has ended, which is heard of.
-                    let _ = upgrade.link.send(&Message::End);
-                }
-            }
-            _ => {}
+        if upgrade.deadline().is_some_and(|deadline| deadline <= now) {
+            self.reject("the other binary did not serve in time", now);
+        } else if upgrade.rule.is_returning() && self.all_serve() {
+            self.pass(OldEvent::AllServe, "", now);
         }
+    }
+
+    /// Ends a master with which nothing can be arranged.
+    fn reject(&mut self, reason: &str, now: Instant) {
+        let Some(pid) = self.upgrade.as_ref().map(|upgrade| upgrade.pid) else { return };
+        self.children.urge(Urgency::Kill, now, Duration::ZERO, |child| child.pid() == pid);
+        self.pass(OldEvent::Failed, reason, now);
     }
 
     /// The other master has ended.
     pub(crate) fn successor_ended(&mut self, pid: i32, exit: Exit, now: Instant) {
         self.hear_successor(now);
         if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.pid == pid) {
-            self.roll_back(&format!("the other master ended: {exit}"), now);
+            self.pass(OldEvent::Failed, &format!("the other master ended: {exit}"), now);
         }
     }
 
-    /// The other master serves.
-    fn succeeded(&mut self, now: Instant) {
+    /// The operator wants this master to serve alone again; says whether there was another one to send away.
+    pub(crate) fn return_asked(&mut self, now: Instant) -> bool {
+        let is_upgrading = self.upgrade.is_some();
+        self.pass(OldEvent::Return, "", now);
+        is_upgrading
+    }
+
+    /// The end of this master has begun: another one may go on in its place, or has to end as well.
+    pub(crate) fn leave_upgrade(&mut self, now: Instant) {
+        let is_replaced = self.pid_file.as_ref().is_some_and(|pid_file| !pid_file.is_ours());
+        self.pass(OldEvent::Quit { is_replaced }, "the proxy is stopped", now);
+    }
+
+    /// Does what follows from an event.
+    fn pass(&mut self, event: OldEvent, reason: &str, now: Instant) {
         let Some(upgrade) = &mut self.upgrade else { return };
-        upgrade.stage = Stage::Both;
-        if !upgrade.is_final {
-            info!(self.log, "both masters serve: QUIT ends this one, HUP goes back to it"; "master" => upgrade.pid);
-            return;
+        match upgrade.rule.on(event) {
+            OldStep::Wait => {}
+            OldStep::Announce => {
+                info!(self.log, "both masters serve: QUIT ends this one, HUP goes back to it"; "master" => upgrade.pid);
+            }
+            OldStep::Leave => self.leave(now),
+            OldStep::AskBack => {
+                info!(self.log, "going back from the other binary"; "master" => upgrade.pid);
+                if let Err(error) = upgrade.link.send(&Message::GiveBack) {
+                    warn!(self.log, "the other master cannot be told"; "reason" => %error);
+                }
+            }
+            OldStep::TakeZone => {
+                let zone = upgrade.zone.take();
+                self.take_zone_back(zone);
+                self.fill_seats(now);
+            }
+            // One that cannot be told has ended, which is heard of.
+            OldStep::SendEnd => drop(upgrade.link.send(&Message::End)),
+            OldStep::RollBack { takes_zone } => self.roll_back(takes_zone, reason, now),
+            OldStep::Refuse => error!(self.log, "reload refused: an upgrade is under way"),
         }
+    }
+
+    /// The other master goes on; this one ends.
+    fn leave(&mut self, now: Instant) {
+        let Some(upgrade) = &mut self.upgrade else { return };
         if let Some(client) = upgrade.client.take() {
             client.answer(&Answer::Done(format!(
                 "master {} serves; this one ({}) drains",
@@ -270,77 +282,54 @@ impl Master {
                 std::process::id()
             )));
         }
+        let pid = upgrade.pid;
+        if let Some(upgrade) = &self.upgrade {
+            self.hand_over_across(&upgrade.link);
+        }
+        self.children.forget(pid);
+        self.is_superseded = true;
+        self.serving.iter_mut().for_each(|cohort| cohort.listeners.lend(true));
+        // Already, when it was the operator who ended this one.
         self.stop(Urgency::Drain, now);
     }
 
-    /// The operator wants this master to serve alone again; says whether there was another one to send away.
-    pub(crate) fn return_asked(&mut self) -> bool {
-        let Some(upgrade) = &self.upgrade else { return false };
-        match upgrade.stage {
-            Stage::Both => {
-                info!(self.log, "going back from the other binary"; "master" => upgrade.pid);
-                if let Err(error) = upgrade.link.send(&Message::GiveBack) {
-                    warn!(self.log, "the other master cannot be told"; "reason" => %error);
-                }
-            }
-            Stage::Starting | Stage::Returning | Stage::Ending => {
-                error!(self.log, "reload refused: an upgrade is under way")
-            }
-        }
-        true
-    }
-
-    /// The zone is ours again, and the other still serves.
-    fn begin_return(&mut self, now: Instant) {
-        let Some(upgrade) = &mut self.upgrade else { return };
-        upgrade.stage = Stage::Returning;
-        let zone = upgrade.zone.take();
-        self.take_zone_back(zone);
-        self.fill_seats(now);
-    }
-
     /// This master serves alone, as before.
-    pub(crate) fn roll_back(&mut self, reason: &str, now: Instant) {
+    fn roll_back(&mut self, takes_zone: bool, reason: &str, now: Instant) {
         let Some(upgrade) = self.upgrade.take() else { return };
-        let Upgrade { link, pid, zone, stage, client, old_pid_file, .. } = upgrade;
+        let Upgrade { link, pid, zone, rule, client, old_pid_file, .. } = upgrade;
         // It may be waiting for that, or gone.
         let _ = link.send(&Message::End);
         drop(link);
         self.children.urge(Urgency::Drain, now, self.patience(), |child| child.pid() == pid);
-        if matches!(stage, Stage::Starting | Stage::Both) {
+        if takes_zone {
             self.take_zone_back(zone);
             self.fill_seats(now);
         }
         old_pid_file.into_iter().for_each(PidFile::remove);
-        if stage != Stage::Starting
-            && let Err(fault) = self.become_known()
-        {
+        // The other may have said already that the directory is its.
+        if let Err(fault) = self.become_known() {
             error!(self.log, "this master serves again, but cannot be found: {}", fault);
         }
+        self.note_committed();
         self.generations += 1;
-        match stage {
-            Stage::Returning | Stage::Ending => {
-                info!(self.log, "this master serves alone again: {}", reason; "master" => pid)
-            }
-            _ => error!(self.log, "upgrade rolled back: {}", reason; "master" => pid),
+        match rule.is_returning() && !takes_zone {
+            true => info!(self.log, "this master serves alone again: {}", reason; "master" => pid),
+            false => error!(self.log, "upgrade rolled back: {}", reason; "master" => pid),
         }
         if let (Some(zone), Some(serving)) = (self.zone, &self.serving) {
             // What the other had published is taken back; names that both have kept their places.
             if let Err(fault) = zone.publish(&serving.catalog()) {
                 error!(self.log, "cannot publish the configuration's names again: {}", fault);
             }
-            zone.set_verdict(
-                shared::ident::Generation(self.generations),
-                false,
-                &format!("upgrade rolled back: {reason}"),
-            );
+            zone.set_generation(serving.generation);
+            zone.set_verdict(Generation(self.generations), false, &format!("upgrade rolled back: {reason}"));
         }
         if let Some(client) = client {
             client.answer(&Answer::Refused(format!("rolled back: {reason}")));
         }
     }
 
-    fn take_zone_back(&mut self, zone: Option<&'static Zone>) {
+    pub(crate) fn take_zone_back(&mut self, zone: Option<&'static Zone>) {
         let Some(zone) = zone else { return };
         let own: Vec<Slot> = self.children.iter().filter_map(Child::slot).collect();
         match zone.take_back(&own) {
@@ -354,7 +343,7 @@ impl Master {
     }
 
     /// Every seat of what is served is to have a worker: some may have died, or were told to finish.
-    fn fill_seats(&mut self, now: Instant) {
+    pub(crate) fn fill_seats(&mut self, now: Instant) {
         let Some(serving) = &self.serving else { return };
         self.rests = false;
         let taken: Vec<Seat> = self
@@ -376,30 +365,6 @@ impl Master {
         let Some(serving) = &self.serving else { return false };
         let at_work = |child: &&Child| child.is_of(serving.generation) && child.is_ready && !child.is_leaving();
         self.children.iter().filter(at_work).count() == serving.seats as usize
-    }
-
-    /// The end of this master has begun. Says whether another one goes on in its place.
-    pub(crate) fn leave_upgrade(&mut self, now: Instant) -> bool {
-        let has_yielded = |stage: Stage| match stage {
-            Stage::Both => true,
-            // Its word that it serves may be on its way: the operator sees the pid file first.
-            Stage::Starting => self.pid_file.as_ref().is_some_and(|pid_file| !pid_file.is_ours()),
-            Stage::Returning | Stage::Ending => false,
-        };
-        match self.upgrade.as_ref().map(|upgrade| has_yielded(upgrade.stage)) {
-            None => false,
-            Some(true) => {
-                if let Some(upgrade) = &self.upgrade {
-                    self.hand_over_across(&upgrade.link);
-                    self.children.forget(upgrade.pid);
-                }
-                true
-            }
-            Some(false) => {
-                self.roll_back("the proxy is stopped", now);
-                false
-            }
-        }
     }
 
     /// Opens the socket for commands, and says in pid file and lock whose directory this is.
