@@ -27,7 +27,7 @@ use crate::orphans::Orphans;
 use crate::quarantine::Quarantine;
 use crate::recipe::Recipe;
 use crate::reload::Change;
-use crate::requests::{Answer, Request, Requests};
+use crate::requests::Requests;
 use crate::rights::Rights;
 use crate::runtime_dir::RuntimeDir;
 use crate::service::Service;
@@ -35,7 +35,7 @@ use crate::signals::Signals;
 use crate::successor::StrangerWatch;
 use crate::supervisor::Supervisor;
 use crate::swap::Swap;
-use crate::upgrade::{Upgrade, Watch};
+use crate::upgrade::Upgrade;
 use crate::watchdog::Watchdog;
 
 /// The master process.
@@ -275,30 +275,6 @@ impl Master {
         self.control.as_ref().map_or(Ok(Vec::new()), Control::share)
     }
 
-    /// Does what commands ask.
-    fn heed(&mut self, now: Instant) {
-        let asked = self.requests.as_mut().map(Requests::take).unwrap_or_default();
-        for (client, request) in asked {
-            match request {
-                Request::Upgrade { binary, watch, requests_min } => {
-                    self.upgrade_for(&binary, Watch { time: watch, requests_min }, client, now);
-                }
-                Request::ClearQuarantine => {
-                    let count = self.clear_quarantine();
-                    client.answer(&Answer::Done(format!("{count} requests were refused and are taken again")));
-                }
-                Request::CloseIdle { all } => {
-                    let count = self.close_idle(all);
-                    client.answer(&Answer::Done(format!("{count} workers close connections on which nothing happens")));
-                }
-                Request::StopOld => {
-                    let count = self.stop_old(now);
-                    client.answer(&Answer::Done(format!("{count} old workers are stopped")));
-                }
-            }
-        }
-    }
-
     /// Says once that all is well.
     pub(crate) fn announce(&mut self) {
         if let Some(greeting) = self.greeting.take() {
@@ -313,7 +289,7 @@ impl Master {
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let links = self.predecessor.iter().map(|earlier| earlier.link.as_fd());
-        let links = links.chain(self.upgrade.iter().map(Upgrade::source));
+        let links = links.chain(self.upgrade.iter().filter_map(Upgrade::source));
         let commands = self.requests.iter().flat_map(Requests::sources);
         let sources = self.children.sources().chain([self.signals.as_fd()]).chain(links).chain(commands);
         let mut sources: Vec<_> = sources.map(readable).collect();

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, setsockopt, socket,
@@ -21,6 +21,9 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::geteuid;
 use shared::fd;
+
+use crate::cycle::Master;
+use crate::upgrade::Watch;
 
 const VERSION: u8 = 1;
 /// The most bytes of a frame, head included.
@@ -174,6 +177,32 @@ impl Client {
                 Err(io::Error::other("this master does not understand the request: it is another version"))
             }
             _ => Err(io::Error::other("this master speaks another version of the protocol")),
+        }
+    }
+}
+
+impl Master {
+    /// Does what commands ask.
+    pub(crate) fn heed(&mut self, now: Instant) {
+        let asked = self.requests.as_mut().map(Requests::take).unwrap_or_default();
+        for (client, request) in asked {
+            match request {
+                Request::Upgrade { binary, watch, requests_min } => {
+                    self.upgrade_for(&binary, Watch { time: watch, requests_min }, client, now);
+                }
+                Request::ClearQuarantine => {
+                    let count = self.clear_quarantine();
+                    client.answer(&Answer::Done(format!("{count} requests were refused and are taken again")));
+                }
+                Request::CloseIdle { all } => {
+                    let count = self.close_idle(all);
+                    client.answer(&Answer::Done(format!("{count} workers close connections on which nothing happens")));
+                }
+                Request::StopOld => {
+                    let count = self.stop_old(now);
+                    client.answer(&Answer::Done(format!("{count} old workers are stopped")));
+                }
+            }
         }
     }
 }

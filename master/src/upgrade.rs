@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub(crate) struct Upgrade {
     pid: i32,
     /// The zone, which is the other's for now.
     zone: Option<&'static Zone>,
+    /// The other end of the link is gone; what became of the other master is heard by its exit.
+    is_silent: bool,
     rule: Old,
     deadline: Instant,
     /// Who waits for the outcome.
@@ -56,8 +58,8 @@ const NO_WATCH: Watch = Watch { time: Duration::ZERO, requests_min: 0 };
 
 impl Upgrade {
     /// What becomes readable when the other has something to say.
-    pub(crate) fn source(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.link.as_fd()
+    pub(crate) fn source(&self) -> Option<BorrowedFd<'_>> {
+        (!self.is_silent).then(|| self.link.as_fd())
     }
 
     /// This master ends, and the other goes on.
@@ -134,6 +136,7 @@ impl Master {
             zone: self.zone.take(),
             deadline: now.checked_add(START_TIMEOUT + watched.unwrap_or_default()).unwrap_or(now),
             client: None,
+            is_silent: false,
             rule: Old::new(watched.is_some()),
             old_pid_file: PidFile::write(&oldbin(self.dir.pid_file())).ok(),
         })
@@ -199,8 +202,7 @@ impl Master {
                 Ok(Some(Message::Refused(reason))) => self.pass(OldEvent::Failed, &reason, now),
                 Ok(Some(Message::Connections(from))) => self.take_over(from),
                 Ok(Some(other)) => warn!(self.log, "the other master says what it should not: {:?}", other),
-                // Its exit tells more than the end of the link.
-                Ok(None) => return,
+                Ok(None) => return upgrade.is_silent = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => self.reject(&format!("the other master cannot be understood: {error}"), now),
             }

@@ -36,7 +36,7 @@ use crate::runtime::timer::Timer;
 use crate::runtime::{buffer, executor, net};
 use crate::site::{Blueprint, Site};
 use crate::upstream::Servers;
-use crate::{Start, exit};
+use crate::{Start, exit, stack};
 use change::{Incoming, Papers};
 
 /// How often the worker shows that it lives and keeps house, in nanoseconds. Another one takes over the sockets of a
@@ -211,6 +211,9 @@ impl Worker {
                 self.drain();
             }
             let next = self.await_master().await;
+            if let Err(error) = stack::tell_by(&next.channel) {
+                warn!(self.log, "cannot tell the new master where this worker stands, should it ask"; "reason" => %error);
+            }
             self.line.replace(Rc::new(next));
         }
     }

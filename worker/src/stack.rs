@@ -6,12 +6,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc::c_int;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::dup3_raw;
 use shared::channel::{Channel, STACK_DEPTH_MAX};
 
 /// The signal that asks. A process without a handler ignores it, and nothing here makes the kernel send it: that is for
@@ -21,15 +23,22 @@ pub const ASK: Signal = Signal::SIGURG;
 /// What the handler speaks through.
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
 
-/// From now on [`ASK`] makes this process tell where its first thread is, through `channel`. Only the first call counts.
+/// From now on [`ASK`] makes this process tell where its first thread is, through `channel`, and no more through an earlier
+/// one.
 ///
 /// # Errors
 /// When descriptors run out.
 pub fn tell_by(channel: &Channel) -> io::Result<()> {
-    let own = Channel::from_fd(channel.as_fd().try_clone_to_owned()?);
-    if CHANNEL.set(own).is_err() {
+    if let Some(known) = CHANNEL.get() {
+        // SAFETY: the number is that of `known`, which goes on owning it: the kernel replaces what it stands for in one step.
+        let number = unsafe { dup3_raw(channel.as_fd(), known.as_raw_fd(), OFlag::O_CLOEXEC) }?;
+        // It is owned already.
+        let _ = number.into_raw_fd();
         return Ok(());
     }
+    let own = Channel::from_fd(channel.as_fd().try_clone_to_owned()?);
+    // It was not set a moment ago, and this thread alone sets it.
+    let _ = CHANNEL.set(own);
     let action = SigAction::new(SigHandler::Handler(tell), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does only what may be done between any two instructions, as is said there.
     unsafe { sigaction(ASK, &action) }?;

@@ -59,6 +59,35 @@ pub(super) enum Ended {
     Left(Box<Suspended>),
 }
 
+/// What is known of a connection when its exchange is over.
+#[derive(Debug, Clone, Copy)]
+struct Facts {
+    /// The client is not there any more.
+    is_gone: bool,
+    /// An answer was begun that only the end of the connection completes, and it is not complete.
+    is_cut: bool,
+    /// Client or proxy have said that this was the last exchange.
+    is_last: bool,
+    /// The request's body was read to its end.
+    is_read: bool,
+    /// The client may have sent what was not read.
+    may_speak: bool,
+}
+
+impl Facts {
+    /// What becomes of the connection.
+    fn end(self) -> Ended {
+        match self {
+            // To linger is to say first that this is the end.
+            Facts { is_gone: true, .. } | Facts { is_cut: true, .. } => Ended::Closed,
+            Facts { is_last: false, is_read: true, .. } => Ended::Kept,
+            // RFC 9112 §9.6: to close with unread input would reset the connection.
+            Facts { is_read: false, .. } | Facts { may_speak: true, .. } => Ended::Unread,
+            _ => Ended::Closed,
+        }
+    }
+}
+
 impl Codec {
     pub(super) fn new() -> Codec {
         Codec {
@@ -171,16 +200,20 @@ impl Codec {
         // A client that asked for the end, by a request without a body, has nothing more to say. Of others that may not be
         // known: some send an empty line behind a body.
         let has_said_all = !self.head.keep_alive && self.head.body == BodyLength::None;
-        let may_speak = stream.source().is_readable() || !has_said_all && !stream.source().is_watched();
-        let is_unread = is_refused || !rest.is_complete || self.inbox.is_some() || may_speak;
+        let source = stream.source();
+        let facts = Facts {
+            is_gone: matches!(&outcome, Err(fault) if fault.is_client_gone()),
+            is_cut: is_cut && outcome.is_err(),
+            is_last,
+            is_read: rest.is_complete,
+            may_speak: is_refused
+                || self.inbox.is_some()
+                || source.is_readable()
+                || !has_said_all && !source.is_watched(),
+        };
         match outcome {
             Ok(Some(left)) => Ended::Left(left),
-            Err(fault) if fault.is_client_gone() => Ended::Closed,
-            // To linger is to say first that this is the end.
-            Err(_) if is_cut => Ended::Closed,
-            _ if !is_last && rest.is_complete => Ended::Kept,
-            _ if is_unread => Ended::Unread,
-            _ => Ended::Closed,
+            _ => facts.end(),
         }
     }
 
@@ -421,5 +454,34 @@ impl Sink for Reply<'_> {
 
     fn gone(&self) -> Fault {
         self.writer.gone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_connection_ends() {
+        let good = Facts { is_gone: false, is_cut: false, is_last: false, is_read: true, may_speak: false };
+        for (facts, expected) in [
+            (good, "kept"),
+            (Facts { may_speak: true, ..good }, "kept"),
+            (Facts { is_last: true, ..good }, "closed"),
+            (Facts { is_last: true, may_speak: true, ..good }, "unread"),
+            (Facts { is_last: true, is_read: false, ..good }, "unread"),
+            (Facts { is_read: false, ..good }, "unread"),
+            (Facts { is_gone: true, ..good }, "closed"),
+            (Facts { is_gone: true, is_last: true, may_speak: true, ..good }, "closed"),
+            (Facts { is_cut: true, is_last: true, is_read: false, may_speak: true, ..good }, "closed"),
+        ] {
+            let ended = match facts.end() {
+                Ended::Kept => "kept",
+                Ended::Closed => "closed",
+                Ended::Unread => "unread",
+                Ended::Nothing | Ended::Left(_) => "another",
+            };
+            assert_eq!(ended, expected, "{facts:?}");
+        }
     }
 }
