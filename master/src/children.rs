@@ -166,8 +166,9 @@ impl Child {
     pub(crate) fn hear(&mut self) -> Option<Report> {
         match self.channel.as_ref()?.recv_report() {
             Ok(Some(report)) => {
+                let says_again = self.is_ready && report == Report::Ready;
                 self.is_ready |= report == Report::Ready;
-                Some(report)
+                (!says_again).then_some(report)
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             // It has closed its end, or talks nonsense: its exit is what is heard next.

@@ -38,6 +38,9 @@ use crate::swap::Swap;
 use crate::upgrade::Upgrade;
 use crate::watchdog::Watchdog;
 
+/// How many reports of one child are heard before others have their turn.
+const REPORTS_PER_TURN_MAX: usize = 64;
+
 /// The master process.
 pub(crate) struct Master {
     pub(crate) log: Logger,
@@ -51,6 +54,8 @@ pub(crate) struct Master {
     /// Earlier ones whose workers are about to be told.
     pub(crate) retiring: Vec<Retiring>,
     pub(crate) zone: Option<&'static Zone>,
+    /// It was made here and has not got its name yet.
+    pub(crate) has_new_zone: bool,
     pub(crate) orphans: Option<Orphans>,
     /// Sockets that were open already; until the first commit.
     pub(crate) inherited: Option<Listeners>,
@@ -83,9 +88,10 @@ pub(crate) struct Master {
     pub(crate) quarantine: Quarantine,
     control: Option<Control>,
     signals: Signals,
-    pub(crate) lock: Lock,
+    /// None once another master goes on in this one's place.
+    pub(crate) lock: Option<Lock>,
     pub(crate) is_daemon: bool,
-    reload_asked: bool,
+    pub(crate) reload_asked: bool,
     reopen_asked: bool,
     pub(crate) stopping: Option<Urgency>,
     outcome: Outcome,
@@ -152,6 +158,7 @@ impl Master {
             change: None,
             retiring: Vec::new(),
             zone,
+            has_new_zone: false,
             orphans,
             inherited: listeners,
             company,
@@ -175,7 +182,7 @@ impl Master {
             quarantine: Quarantine::default(),
             control,
             signals: Signals::register()?,
-            lock: start.lock,
+            lock: Some(start.lock),
             reload_asked: false,
             reopen_asked: false,
             stopping: None,
@@ -220,7 +227,12 @@ impl Master {
                 self.upgrade_beside(now);
             }
             self.heed(now);
-            if self.reload_asked && self.change.is_none() && self.serving.is_some() && self.stopping.is_none() {
+            if self.reload_asked
+                && self.change.is_none()
+                && self.serving.is_some()
+                && self.stopping.is_none()
+                && self.upgrade.is_none()
+            {
                 self.reload_asked = false;
                 self.reload(now);
             }
@@ -306,7 +318,7 @@ impl Master {
     fn next_deadline(&self) -> Option<Instant> {
         let change = self.change.as_ref().map(Change::deadline);
         let retiring = self.retiring.iter().map(|retiring| retiring.at);
-        let respawns = self.respawns.iter().map(|(at, _)| *at);
+        let respawns = self.respawns.iter().filter(|_| self.zone.is_some()).map(|(at, _)| *at);
         let deadlines = self.children.next_deadline().into_iter().chain(change).chain(retiring).chain(respawns);
         let upgrade = self.upgrade.as_ref().and_then(Upgrade::deadline);
         let trial = self.predecessor.as_ref().and_then(Predecessor::deadline);
@@ -318,9 +330,8 @@ impl Master {
     fn hear(&mut self) {
         let mut heard = Vec::new();
         for child in self.children.iter_mut() {
-            while let Some(report) = child.hear() {
-                heard.push((child.pid(), child.role, report));
-            }
+            let said = std::iter::from_fn(|| child.hear()).take(REPORTS_PER_TURN_MAX).collect::<Vec<_>>();
+            heard.extend(said.into_iter().map(|report| (child.pid(), child.role, report)));
         }
         for (pid, role, report) in heard {
             let Role::Worker { generation, slot, .. } = role else { continue };
@@ -370,7 +381,7 @@ impl Master {
         info!(self.log, "logs reopened");
     }
 
-    fn rest(&mut self, now: Instant) {
+    pub(crate) fn rest(&mut self, now: Instant) {
         info!(self.log, "the workers are told to finish; a reload starts new ones");
         self.rests = true;
         self.respawns.clear();
@@ -384,6 +395,7 @@ impl Master {
         if self.stopping.is_none() {
             self.stopping = Some(urgency);
             self.leave_upgrade(now);
+            self.renounce("the other binary was stopped");
             if !self.is_superseded {
                 self.service.stopping(&self.log);
             }
@@ -424,11 +436,13 @@ impl Master {
                 let _ = std::fs::remove_file(self.dir.master_socket());
                 self.committed.into_iter().for_each(Committed::remove);
             }
-            let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));
+            if self.has_new_zone {
+                let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));
+            }
         }
         info!(self.log, "stopped"; "code" => self.outcome.code);
         if !self.is_superseded
-            && let Err(error) = self.lock.give_back()
+            && let Some(Err(error)) = self.lock.map(Lock::give_back)
         {
             warn!(self.log, "cannot clear the lock file"; "reason" => %error);
         }

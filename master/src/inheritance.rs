@@ -32,7 +32,7 @@ const ESTATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most bytes of a configuration's text.
 const TEXT_BYTES_MAX: usize = 256 << 20;
 /// The highest generation that is believed: workers can write to the zone, and there has to be room above.
-const GENERATION_MAX: u64 = 1 << 62;
+pub(crate) const GENERATION_MAX: u64 = 1 << 62;
 /// How often a worker on trial is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -174,13 +174,14 @@ impl Estate {
             }
         }
         let terms = terms.ok_or_else(|| missing("its terms"))?;
-        let lock = Lock::inherited(lock.ok_or_else(|| missing("its lock"))?);
+        let lock = lock.ok_or_else(|| missing("its lock"))?;
         let text = unseal(text.ok_or_else(|| missing("its configuration"))?, TEXT_BYTES_MAX).map_err(unheard)?;
         let text = String::from_utf8(text).map_err(|_| missing("a configuration that is text"))?;
         let loaded = conf::parse(&text, "the configuration that is served")
             .map_err(|problems| format!("this binary cannot serve what is served:\n{problems}"))?;
         let loaded = recipe.anchored(loaded);
         let dir = RuntimeDir::of(&loaded.config);
+        let lock = Lock::inherited(lock, &dir.lock()).map_err(|error| format!("cannot use the lock: {error}"))?;
         let us = ProcessId::current(0).map_err(|error| error.to_string())?;
         let listeners = Listeners::passed(listeners, true)?;
         let (zone, strangers) = Zone::adopt(&dir.zone(), us).map_err(|error| error.to_string())?;

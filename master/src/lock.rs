@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -46,9 +46,17 @@ impl Lock {
         Ok(Ok(lock))
     }
 
-    /// The lock as another master passed it on: both hold it, until the last of them has gone.
-    pub(crate) fn inherited(file: OwnedFd) -> Lock {
-        Lock(File::from(file))
+    /// The lock at `path` as another master passed it on: both hold it, until the last of them has gone.
+    ///
+    /// # Errors
+    /// When it is another file.
+    pub(crate) fn inherited(file: OwnedFd, path: &Path) -> io::Result<Lock> {
+        let (file, named) = (File::from(file), fs::metadata(path)?);
+        let passed = file.metadata()?;
+        match (passed.dev(), passed.ino()) == (named.dev(), named.ino()) {
+            true => Ok(Lock(file)),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not the lock of this directory")),
+        }
     }
 
     /// The same lock under a descriptor for another master.

@@ -35,8 +35,10 @@ pub(crate) enum OldEvent {
     Serves,
     /// The other says that it has given the zone back.
     GaveBack,
-    /// The other says that nothing comes of it, has ended, or is late.
+    /// The other says that nothing comes of it, or has ended.
     Failed,
+    /// Our workers do not come back.
+    Stuck,
     /// Every seat has a worker of ours again.
     AllServe,
     /// The operator wants the former binary (SIGHUP).
@@ -55,7 +57,7 @@ pub(crate) enum OldStep {
     Wait,
     /// Tells the operator that both serve.
     Announce,
-    /// Hands connections over and ends; the other goes on.
+    /// Hands connections over, says so and ends; the other goes on.
     Leave,
     /// Asks for the zone.
     AskBack,
@@ -63,6 +65,8 @@ pub(crate) enum OldStep {
     TakeZone,
     /// Tells the other to end.
     SendEnd,
+    /// Gives the zone to the other again, which goes on.
+    GiveZone,
     /// Serves alone, as before.
     RollBack {
         /// Whether the zone has still to be taken.
@@ -90,7 +94,7 @@ impl Old {
 
     /// What follows from an event. After [`OldStep::Leave`] nothing does; after [`OldStep::RollBack`] it is not asked.
     pub(crate) fn on(&mut self, event: OldEvent) -> OldStep {
-        use OldEvent::{AllServe, Failed, GaveBack, Quit, Return, Serves};
+        use OldEvent::{AllServe, Failed, GaveBack, Quit, Return, Serves, Stuck};
         use Stage::{Both, Ending, Left, Returning, Starting};
         let (stage, step) = match (self.stage, event) {
             (Starting, Serves) if self.is_final => (Left, OldStep::Leave),
@@ -99,10 +103,11 @@ impl Old {
             (Both, Return) => (Both, OldStep::AskBack),
             (Both, GaveBack) => (Returning, OldStep::TakeZone),
             (Returning, AllServe) => (Ending, OldStep::SendEnd),
+            (Returning, Stuck) => (Both, OldStep::GiveZone),
             (Starting | Both, Failed) | (Starting, Quit { .. }) => (Ending, OldStep::RollBack { takes_zone: true }),
             (Returning | Ending, Failed | Quit { .. }) => (Ending, OldStep::RollBack { takes_zone: false }),
             (stage @ (Starting | Returning | Ending), Return) => (stage, OldStep::Refuse),
-            (stage, Serves | GaveBack | AllServe) | (stage @ Left, _) => (stage, OldStep::Wait),
+            (stage, Serves | GaveBack | AllServe | Stuck) | (stage @ Left, _) => (stage, OldStep::Wait),
         };
         self.stage = stage;
         step
@@ -119,6 +124,8 @@ pub(crate) enum New {
     Established,
     /// It serves on, and has given the zone back.
     SteppedBack,
+    /// The other ends, and only waits for its workers.
+    Alone,
 }
 
 /// What the master that comes hears.
@@ -126,10 +133,14 @@ pub(crate) enum New {
 pub(crate) enum NewEvent {
     /// All its workers are ready.
     Ready,
-    /// It cannot go on.
+    /// It cannot go on, or was told to end.
     Failed,
     /// The other wants the zone back.
     GiveBack,
+    /// The other gives the zone again.
+    Resume,
+    /// The other says that it ends.
+    Farewell,
     /// The other serves alone.
     End,
     /// The other has gone.
@@ -149,21 +160,24 @@ pub(crate) enum NewStep {
     Renounce,
     /// Goes on alone, with what the other left behind.
     GoOn,
-    /// Takes the zone that it gave back, and goes on alone.
+    /// Takes the zone that it gave back, and is the proxy of its runtime directory again.
     Reclaim,
 }
 
 impl New {
-    /// What follows from an event. After [`NewStep::Renounce`], [`NewStep::GoOn`] and [`NewStep::Reclaim`] there is no more.
+    /// What follows from an event. After [`NewStep::Renounce`] and [`NewEvent::Gone`] there is no more.
     pub(crate) fn on(&mut self, event: NewEvent) -> NewStep {
-        use NewEvent::{End, Failed, GiveBack, Gone, Ready};
+        use NewEvent::{End, Failed, Farewell, GiveBack, Gone, Ready, Resume};
         let (next, step) = match (*self, event) {
             (New::Trying, Ready) => (New::Established, NewStep::Establish),
             (New::Trying | New::Established, GiveBack) => (New::SteppedBack, NewStep::StepBack),
-            (New::Trying | New::Established, Gone) => (*self, NewStep::GoOn),
-            (New::SteppedBack, Gone) => (New::Established, NewStep::Reclaim),
+            (New::SteppedBack, Resume) => (New::Established, NewStep::Reclaim),
+            (New::SteppedBack, Gone | Farewell) => (New::Alone, NewStep::Reclaim),
+            (New::Trying | New::Established, Farewell) => (New::Alone, NewStep::Wait),
+            (New::Alone, Failed | End) => (New::Alone, NewStep::Wait),
             (_, Failed | End) => (New::SteppedBack, NewStep::Renounce),
-            (New::Established | New::SteppedBack, Ready) | (New::SteppedBack, GiveBack) => (*self, NewStep::Wait),
+            (_, Gone) => (*self, NewStep::GoOn),
+            (_, Ready | GiveBack | Resume | Farewell) => (*self, NewStep::Wait),
         };
         *self = next;
         step
@@ -207,6 +221,7 @@ mod tests {
         was_stopped: bool,
         /// The operator has seen the new pid, and ended the old master.
         was_left_to_new: bool,
+        new_was_ended: bool,
         kills: u32,
     }
 
@@ -230,8 +245,13 @@ mod tests {
             match step {
                 OldStep::Wait | OldStep::Announce | OldStep::Refuse => {}
                 OldStep::Leave => {
+                    self.new_hears.push_back(NewEvent::Farewell);
                     (self.old, self.old_ends) = (None, true);
                     self.old_dies();
+                }
+                OldStep::GiveZone => {
+                    self.old_has_zone = false;
+                    self.new_hears.push_back(NewEvent::Resume);
                 }
                 OldStep::AskBack => self.new_hears.push_back(NewEvent::GiveBack),
                 OldStep::TakeZone => (self.old_has_zone, self.old_workers) = (true, false),
@@ -267,7 +287,7 @@ mod tests {
                 }
                 // It holds the zone; if it was not established yet it will be.
                 NewStep::GoOn => (self.new, self.pid_is_new) = (None, true),
-                NewStep::Reclaim => (self.new, self.new_has_zone, self.pid_is_new) = (None, true, true),
+                NewStep::Reclaim => (self.new_has_zone, self.pid_is_new) = (true, true),
             }
         }
 
@@ -333,7 +353,15 @@ mod tests {
                             _ => {}
                         }
                     }
-                    11 if dice.roll(30) == 0 && world.new == Some(New::Trying) => world.new_does(NewEvent::Failed),
+                    11 if dice.roll(30) == 0 && world.new.is_some() => {
+                        // The operator may as well end the new one.
+                        world.was_left_to_new = false;
+                        world.new_was_ended = true;
+                        world.new_does(NewEvent::Failed);
+                    }
+                    11 if dice.roll(4) == 0 && world.old.is_some_and(Old::is_returning) => {
+                        world.old_does(OldEvent::Stuck)
+                    }
                     _ => {}
                 }
                 world.check(&format!("seed {seed}, step {step}"));
@@ -354,10 +382,10 @@ mod tests {
             }
             let alive = usize::from(world.old_lives) + usize::from(world.new_lives);
             let held = world.old_has_zone || world.new_has_zone;
-            if !world.was_stopped && world.kills == 0 {
+            if !world.was_stopped && !world.new_was_ended && world.kills == 0 {
                 assert!(alive > 0, "seed {seed}: nobody is left");
             }
-            if world.was_left_to_new && world.kills == 0 {
+            if world.was_left_to_new && world.kills == 0 && !world.new_was_ended {
                 assert!(world.new_lives, "seed {seed}: the new one ended with the old one");
             }
             if alive > 0 {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use conf::diff::{self, Effect};
 use conf::model::Config;
 use conf::{Problems, Severity};
+use shared::channel::Command;
 use shared::ident::{Generation, ProcessId, Seat};
 use shared::zone::{Maxima, Zone};
 use slog::{error, info, warn};
@@ -74,6 +75,15 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// The number of what would be served.
+    pub(crate) fn generation(&self) -> Generation {
+        match self {
+            Change::Proving { generation, .. } => *generation,
+            Change::Starting { cohort, .. } => cohort.generation,
+            Change::Swapping(swap) => swap.ballot.generation(),
+        }
+    }
+
     /// When it has taken too long.
     pub(crate) fn deadline(&self) -> Instant {
         match self {
@@ -217,7 +227,7 @@ impl Master {
         let us = ProcessId::current(0).map_err(|error| cannot(&error))?;
         let maxima = Maxima::for_workers(workers).with_connections(cohort.config.worker_connections);
         let zone = Zone::create(&path, maxima, us).map_err(|error| cannot(&error))?;
-        self.zone = Some(zone);
+        (self.zone, self.has_new_zone) = (Some(zone), true);
         Ok(zone)
     }
 
@@ -299,7 +309,11 @@ impl Master {
         // First what is likelier to fail: what is told to the workers of a killed master cannot be taken back.
         self.become_known()?;
         let zone = self.dir.zone();
-        let is_new = zone.with_extension("new").exists();
+        let is_new = std::mem::take(&mut self.has_new_zone);
+        if let Some(serving) = &mut self.serving {
+            serving.listeners.lend(false);
+        }
+        self.children.iter().filter(|child| child.is_worker()).for_each(|child| child.tell(&Command::Establish));
         if let Some(orphans) = self.orphans.take() {
             if is_new && let Err(error) = orphans.retire() {
                 warn!(self.log, "the workers of the killed master cannot be told: {}", error);

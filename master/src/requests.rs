@@ -120,9 +120,11 @@ impl Requests {
 
     /// What was asked meanwhile.
     pub(crate) fn take(&mut self) -> Vec<(Client, Request)> {
-        while self.silent.len() < SILENT_CLIENTS_MAX
-            && let Ok((socket, _)) = self.listener.accept()
-        {
+        while let Ok((socket, _)) = self.listener.accept() {
+            // Who has been silent for the longest gives way.
+            if self.silent.len() == SILENT_CLIENTS_MAX {
+                self.silent.remove(0).answer(&Answer::Refused("too many ask at once".into()));
+            }
             if socket.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -317,7 +319,11 @@ mod tests {
         }
         let silent: Vec<_> = (0..SILENT_CLIENTS_MAX).map(|_| connect_to()).collect();
         assert!(requests.take().is_empty() && requests.silent.len() == SILENT_CLIENTS_MAX);
-        drop(silent);
+        let one_more = connect_to();
+        assert!(requests.take().is_empty() && requests.silent.len() == SILENT_CLIENTS_MAX);
+        let mut buffer = [0; 200];
+        assert!(fd::receive(silent[0].as_fd(), &mut buffer).unwrap().0 > 2, "the first is told");
+        drop((silent, one_more));
         assert!(requests.take().is_empty() && requests.silent.is_empty());
         assert!(ask(&path.join("x"), &request(), Duration::from_secs(1), |_| {}).unwrap_err().contains("cannot ask"));
     }

@@ -15,6 +15,8 @@ use crate::children::{Child, Role};
 use crate::cycle::Master;
 use crate::spawn::fork;
 
+/// How many stacks are named at a time; of others nothing is told.
+const SCRIBES_MAX: usize = 4;
 /// How long naming the places of one stack may take, in seconds.
 const NAMING_SECONDS_MAX: u32 = 20;
 
@@ -32,6 +34,9 @@ impl Master {
     /// Has a child write the names of these places to the error log.
     fn name(&mut self, pid: i32, addresses: &[u64]) -> Result<(), String> {
         let Some(serving) = &self.serving else { return Ok(()) };
+        if self.children.iter().filter(|child| child.role == Role::Scribe).count() >= SCRIBES_MAX {
+            return Err("too many workers say where they are: this one is not told".into());
+        }
         let cannot = |error: &dyn std::fmt::Display| format!("cannot tell where a worker is: {error}");
         let (_, error_log) = serving.logs.share().map_err(|error| cannot(&error))?;
         let process = fork(c"sluice-scribe", &[error_log.as_raw_fd()], || {

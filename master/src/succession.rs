@@ -99,7 +99,9 @@ impl Master {
             Decision::GiveUp(starts) if seat.is_some() => {
                 let reason =
                     format!("workers die as soon as they are started ({starts} times in a row): this is a crash loop");
-                self.fail(reason, now);
+                if !self.stay_with_successor(&reason, now) {
+                    self.fail(reason, now);
+                }
             }
             Decision::GiveUp(starts) => {
                 error!(self.log, "control dies as soon as it is started; it stays away until the next reload"; "starts" => starts);

@@ -7,7 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-use shared::channel::Command;
 use shared::estate::Message;
 use shared::ident::Generation;
 use shared::zone::Zone;
@@ -18,7 +17,8 @@ use crate::children::{Exit, Urgency};
 use crate::cohort::Cohort;
 use crate::cycle::{Master, Retiring};
 use crate::orphans::Adopted;
-use crate::passage::{NewEvent, NewStep};
+use crate::passage::{New, NewEvent, NewStep};
+use crate::reload::Change;
 use crate::trial::Finding;
 use crate::upgrade::oldbin;
 
@@ -78,18 +78,9 @@ impl Master {
         Ok(true)
     }
 
-    /// This master is the proxy of its runtime directory now: workers outlive it, and the earlier master is told.
-    fn establish(&mut self) {
-        if let Some(serving) = &mut self.serving {
-            serving.listeners.lend(false);
-        }
-        self.children.iter().filter(|child| child.is_worker()).for_each(|child| child.tell(&Command::Establish));
-        self.tell_predecessor(Message::Serving);
-    }
-
     /// Nothing comes of taking the place, if that was under way; says whether it was.
     pub(crate) fn renounce(&mut self, reason: &str) -> bool {
-        let was_under_way = self.predecessor.is_some();
+        let was_under_way = self.predecessor.as_ref().is_some_and(|earlier| earlier.rule != New::Alone);
         self.proceed(NewEvent::Failed, reason, Instant::now());
         was_under_way
     }
@@ -99,10 +90,15 @@ impl Master {
         while let Some(predecessor) = &self.predecessor {
             match predecessor.link.receive() {
                 Ok(Some(Message::GiveBack)) => self.proceed(NewEvent::GiveBack, "", now),
+                Ok(Some(Message::Resume)) => self.proceed(NewEvent::Resume, "", now),
+                Ok(Some(Message::Farewell)) => self.proceed(NewEvent::Farewell, "", now),
                 Ok(Some(Message::End)) => self.proceed(NewEvent::End, "the earlier master serves alone", now),
                 Ok(Some(Message::Connections(from))) => self.take_over(from),
                 Ok(Some(other)) => warn!(self.log, "the earlier master says what it should not: {:?}", other),
-                Ok(None) => self.proceed(NewEvent::Gone, "", now),
+                Ok(None) => {
+                    self.proceed(NewEvent::Gone, "", now);
+                    self.go_on(now);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     error!(self.log, "the earlier master cannot be understood"; "reason" => %error);
@@ -117,7 +113,7 @@ impl Master {
         let Some(predecessor) = &mut self.predecessor else { return };
         match predecessor.rule.on(event) {
             NewStep::Wait => {}
-            NewStep::Establish => self.establish(),
+            NewStep::Establish => self.tell_predecessor(Message::Serving),
             NewStep::StepBack => {
                 info!(self.log, "the earlier master takes its place back");
                 predecessor.zone = self.zone;
@@ -134,7 +130,7 @@ impl Master {
                 self.step_back();
                 self.stop(Urgency::Drain, now);
             }
-            NewStep::GoOn => self.go_on(now),
+            NewStep::GoOn => {}
             NewStep::Reclaim => {
                 let zone = predecessor.zone.take();
                 self.take_zone_back(zone);
@@ -145,13 +141,17 @@ impl Master {
                 }
                 self.note_committed();
                 self.fill_seats(now);
-                self.go_on(now);
             }
         }
     }
 
     /// From now on the zone and all else in the runtime directory are another master's.
     fn step_back(&mut self) {
+        if let Some(generation) = self.change.as_ref().map(Change::generation)
+            && self.serving.is_some()
+        {
+            self.refuse(generation, "another master takes the place of this one".into());
+        }
         self.zone = None;
         self.strangers.clear();
         self.is_superseded = true;
@@ -168,7 +168,7 @@ impl Master {
     }
 
     /// A master that was killed before its workers had gone leaves them to us.
-    fn adopt_left_behind(&mut self, now: Instant) {
+    pub(crate) fn adopt_left_behind(&mut self, now: Instant) {
         let own: Vec<_> = self.children.iter().filter_map(|child| child.slot()).collect();
         let Adopted { children, listeners } = Adopted::from_workers(&self.dir, &own, &self.log);
         let slots: Vec<_> = children.iter().filter_map(|child| child.slot()).collect();

@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 use shared::estate::{Link, Message, Terms};
 use shared::fd::{DESCRIPTORS_MAX, seal};
 use shared::ident::{Generation, ProcessId, Seat, Slot};
+use shared::stats::Snapshot;
 use shared::zone::Zone;
 use slog::{error, info, warn};
 
 use crate::children::{Child, Exit, Role, Urgency};
 use crate::cycle::Master;
+use crate::inheritance::GENERATION_MAX;
 use crate::listeners::Passed;
 use crate::lock::PidFile;
 use crate::passage::{Old, OldEvent, OldStep};
@@ -35,6 +37,8 @@ pub(crate) struct Upgrade {
     pid: i32,
     /// The zone, which is the other's for now.
     zone: Option<&'static Zone>,
+    /// Why it is killed: rolled back is when its exit is seen, and it writes to nothing any more.
+    verdict: Option<String>,
     /// The other end of the link is gone; what became of the other master is heard by its exit.
     is_silent: bool,
     rule: Old,
@@ -69,7 +73,7 @@ impl Upgrade {
 
     /// When it has taken too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.rule.is_starting().then_some(self.deadline)
+        (self.verdict.is_none() && (self.rule.is_starting() || self.rule.is_returning())).then_some(self.deadline)
     }
 }
 
@@ -105,7 +109,7 @@ impl Master {
             "the master that this one took over from has not gone yet"
         } else if self.stopping.is_some() || self.serving.is_none() || self.zone.is_none() {
             "this master does not serve"
-        } else if self.change.is_some() {
+        } else if self.change.is_some() || self.reload_asked {
             "a reload is under way"
         } else {
             return Ok(());
@@ -136,6 +140,7 @@ impl Master {
             zone: self.zone.take(),
             deadline: now.checked_add(START_TIMEOUT + watched.unwrap_or_default()).unwrap_or(now),
             client: None,
+            verdict: None,
             is_silent: false,
             rule: Old::new(watched.is_some()),
             old_pid_file: PidFile::write(&oldbin(self.dir.pid_file())).ok(),
@@ -175,7 +180,9 @@ impl Master {
             is_daemon: self.is_daemon,
         }))?;
         link.send(&Message::Text(seal("configuration", serving.text.as_bytes())?))?;
-        link.send(&Message::Lock(self.lock.share()?))?;
+        if let Some(lock) = &self.lock {
+            link.send(&Message::Lock(lock.share()?))?;
+        }
         for Passed { address, mut sockets, is_activated } in serving.listeners.share_named()? {
             while !sockets.is_empty() {
                 let rest = sockets.split_off(sockets.len().min(DESCRIPTORS_MAX));
@@ -212,25 +219,40 @@ impl Master {
     /// Goes on with an upgrade: it may be late, or our workers may be back.
     pub(crate) fn advance_upgrade(&mut self, now: Instant) {
         let Some(upgrade) = &self.upgrade else { return };
-        if upgrade.deadline().is_some_and(|deadline| deadline <= now) {
-            self.reject("the other binary did not serve in time", now);
-        } else if upgrade.rule.is_returning() && self.all_serve() {
-            self.pass(OldEvent::AllServe, "", now);
+        let is_late = upgrade.deadline().is_some_and(|deadline| deadline <= now);
+        match upgrade.rule.is_returning() {
+            true if self.all_serve() => self.pass(OldEvent::AllServe, "", now),
+            true if is_late => {
+                self.pass(OldEvent::Stuck, "our workers do not come back in time", now);
+            }
+            false if is_late => self.reject("the other binary did not serve in time", now),
+            _ => {}
         }
+    }
+
+    /// Our workers do not come back from the other binary, which goes on then; says whether they were to.
+    pub(crate) fn stay_with_successor(&mut self, reason: &str, now: Instant) -> bool {
+        let is_returning = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.rule.is_returning());
+        self.pass(OldEvent::Stuck, reason, now);
+        is_returning
     }
 
     /// Ends a master with which nothing can be arranged.
     fn reject(&mut self, reason: &str, now: Instant) {
-        let Some(pid) = self.upgrade.as_ref().map(|upgrade| upgrade.pid) else { return };
+        let Some(upgrade) = &mut self.upgrade else { return };
+        upgrade.verdict.get_or_insert_with(|| reason.to_owned());
+        let pid = upgrade.pid;
         self.children.urge(Urgency::Kill, now, Duration::ZERO, |child| child.pid() == pid);
-        self.pass(OldEvent::Failed, reason, now);
     }
 
     /// The other master has ended.
     pub(crate) fn successor_ended(&mut self, pid: i32, exit: Exit, now: Instant) {
         self.hear_successor(now);
-        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.pid == pid) {
-            self.pass(OldEvent::Failed, &format!("the other master ended: {exit}"), now);
+        if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.pid == pid) {
+            let reason = upgrade.verdict.take().unwrap_or_else(|| format!("the other master ended: {exit}"));
+            self.pass(OldEvent::Failed, &reason, now);
+            // Those that it had forked, if it was killed.
+            self.adopt_left_behind(now);
         }
     }
 
@@ -264,8 +286,17 @@ impl Master {
             }
             OldStep::TakeZone => {
                 let zone = upgrade.zone.take();
+                upgrade.deadline = now.checked_add(START_TIMEOUT).unwrap_or(now);
                 self.take_zone_back(zone);
                 self.fill_seats(now);
+            }
+            OldStep::GiveZone => {
+                error!(self.log, "the other master goes on: {}", reason; "master" => upgrade.pid);
+                upgrade.zone = self.zone.take();
+                self.strangers.clear();
+                // One that cannot be told has ended, which is heard of.
+                let _ = upgrade.link.send(&Message::Resume);
+                self.rest(now);
             }
             // One that cannot be told has ended, which is heard of.
             OldStep::SendEnd => drop(upgrade.link.send(&Message::End)),
@@ -287,9 +318,13 @@ impl Master {
         let pid = upgrade.pid;
         if let Some(upgrade) = &self.upgrade {
             self.hand_over_across(&upgrade.link);
+            // One that cannot be told has ended: then nobody goes on, and the next start finds the workers.
+            let _ = upgrade.link.send(&Message::Farewell);
         }
         self.children.forget(pid);
         self.is_superseded = true;
+        // The other one's holds as long as it lives, and no longer.
+        self.lock = None;
         self.serving.iter_mut().for_each(|cohort| cohort.listeners.lend(true));
         // Already, when it was the operator who ended this one.
         self.stop(Urgency::Drain, now);
@@ -313,7 +348,11 @@ impl Master {
             error!(self.log, "this master serves again, but cannot be found: {}", fault);
         }
         self.note_committed();
-        self.generations += 1;
+        self.clear_quarantine();
+        // The other one may have used numbers, too.
+        let last =
+            Snapshot::read(&self.dir.zone()).map_or(0, |snapshot| snapshot.last_generation().min(GENERATION_MAX));
+        self.generations = self.generations.max(last) + 1;
         match rule.is_returning() && !takes_zone {
             true => info!(self.log, "this master serves alone again: {}", reason; "master" => pid),
             false => error!(self.log, "upgrade rolled back: {}", reason; "master" => pid),
@@ -325,6 +364,7 @@ impl Master {
             }
             zone.set_generation(serving.generation);
             zone.set_verdict(Generation(self.generations), false, &format!("upgrade rolled back: {reason}"));
+            self.service.ready(serving.generation, Some(reason), &self.log);
         }
         if let Some(client) = client {
             client.answer(&Answer::Refused(format!("rolled back: {reason}")));
@@ -334,9 +374,10 @@ impl Master {
     pub(crate) fn take_zone_back(&mut self, zone: Option<&'static Zone>) {
         let Some(zone) = zone else { return };
         let own: Vec<Slot> = self.children.iter().filter_map(Child::slot).collect();
-        match zone.take_back(&own) {
-            Ok(strangers) => self.strangers = strangers,
-            Err(error) => error!(self.log, "cannot make sure of the zone's memory: {}", error),
+        let (strangers, reserved) = zone.take_back(&own);
+        self.strangers = strangers;
+        if let Err(error) = reserved {
+            error!(self.log, "cannot make sure of the zone's memory: {}", error);
         }
         if let Ok(us) = ProcessId::current(0) {
             zone.hold(us);
@@ -374,9 +415,12 @@ impl Master {
     /// # Errors
     /// A sentence for the operator.
     pub(crate) fn become_known(&mut self) -> Result<(), String> {
-        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
-        self.lock.claim().map_err(|error| format!("cannot write {}: {error}", self.dir.lock().display()))?;
+        if let Some(lock) = &mut self.lock {
+            lock.claim().map_err(|error| format!("cannot write {}: {error}", self.dir.lock().display()))?;
+        }
         self.requests = Some(Requests::open(&self.dir.master_socket())?);
+        // Last: whoever sees it may act on it.
+        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
         Ok(())
     }
 }

@@ -74,7 +74,7 @@ impl Watchdog {
 impl Master {
     /// When [`watch`](Master::watch) has something to do.
     pub(crate) fn next_watch(&self) -> Option<Instant> {
-        let look = self.watch_limit().map(|_| self.watchdog.next_look(Instant::now()));
+        let look = self.zone.and(self.watch_limit()).map(|_| self.watchdog.next_look(Instant::now()));
         look.into_iter().chain(self.watchdog.answer_deadline()).min()
     }
 

@@ -55,6 +55,10 @@ pub enum Message {
     GiveBack,
     /// The later master, having given the zone back, ends.
     End,
+    /// The zone is the later master's again.
+    Resume,
+    /// The earlier master ends, and only waits for its workers.
+    Farewell,
     /// How far the later master is; for people.
     Progress(String),
     /// The later master serves: the zone, the pid file and the lock are its own.
@@ -68,7 +72,7 @@ pub enum Message {
 /// How a later master is to go about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// The generation that the earlier master serves.
+    /// The last generation that the earlier master has tried; the later one begins above it.
     pub generation: Generation,
     /// How long one worker is watched before the others follow, in milliseconds; 0 when none is.
     pub watch_ms: u64,
@@ -128,7 +132,13 @@ impl Link {
                 files.push(socket.as_fd());
             }
             Message::Progress(text) | Message::Refused(text) => put_text(&mut frame, text),
-            Message::Complete | Message::GiveBack | Message::End | Message::Serving | Message::GivenBack => {}
+            Message::Complete
+            | Message::GiveBack
+            | Message::End
+            | Message::Resume
+            | Message::Farewell
+            | Message::Serving
+            | Message::GivenBack => {}
         }
         fd::send(self.0.as_fd(), &frame, &files)
     }
@@ -202,6 +212,8 @@ fn kind(message: &Message) -> u8 {
         Message::Serving => 11,
         Message::GivenBack => 12,
         Message::Refused(_) => 13,
+        Message::Resume => 14,
+        Message::Farewell => 15,
     }
 }
 
@@ -233,6 +245,8 @@ fn read(kind: u8, payload: &[u8], files: Vec<OwnedFd>) -> Option<Message> {
         11 => Message::Serving,
         12 => Message::GivenBack,
         13 => Message::Refused(text(payload)?),
+        14 => Message::Resume,
+        15 => Message::Farewell,
         _ => return None,
     })
 }
@@ -273,6 +287,8 @@ mod tests {
             Message::Connections(file()),
             Message::GiveBack,
             Message::End,
+            Message::Resume,
+            Message::Farewell,
             Message::Progress("on it".into()),
             Message::Serving,
             Message::GivenBack,

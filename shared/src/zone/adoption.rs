@@ -23,6 +23,9 @@ use crate::ident::{ProcessId, Slot, boot_id};
 /// to have ended.
 const SILENCE_NS: u64 = 60 * SECOND_NS;
 
+/// The highest incarnation and publication that are believed: there has to be room above.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// A process that another master put into the zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stranger {
@@ -58,35 +61,37 @@ impl Zone {
         }
         store(zone.map.word(header::VERSION * 8), layout::version(minor.max(MINOR)));
         zone.hold(holder);
-        let strangers = zone.take_back(&[])?;
-        Ok((zone, strangers))
+        let (strangers, reserved) = zone.take_back(&[]);
+        reserved.map(|()| (zone, strangers))
     }
 
     /// Begins anew with what the zone says, after another master has held it: its book is not known here. `own` are the
-    /// slots of processes that are still this master's; all others are said to be strangers.
-    ///
-    /// # Errors
-    /// When the file system has no room for what has to have blocks.
-    pub fn take_back(&'static self, own: &[Slot]) -> Result<Vec<Stranger>, ZoneError> {
+    /// slots of processes that are still this master's; all others are said to be strangers. Also says whether the file
+    /// system has room for what has to have blocks: these were there before, so that it should.
+    pub fn take_back(&'static self, own: &[Slot]) -> (Vec<Stranger>, Result<(), ZoneError>) {
         let book = &mut *self.book();
-        let fixed = [self.layout.master(), self.layout.slots(), self.layout.processes()];
-        for section in fixed {
-            self.reserve(book, section, section.count, "processes")?;
-        }
         let claims = self.claims();
         let claimed: Vec<(Slot, Role)> = claims.iter().map(|(stranger, role)| (stranger.slot, *role)).collect();
         let incarnation = claims.iter().map(|(stranger, _)| stranger.id.incarnation).max().unwrap_or(0);
         let publication = self.master_word(master::PUBLICATION).load(Ordering::Acquire);
+        let rows = self.rows();
+        // Each object has had at most one block for each slot.
+        let series = rows.iter().filter(|row| row.kind.has_histogram()).count() as u64;
         let mut ledger = Ledger::rebuilt(
-            publication,
-            incarnation.max(book.ledger.incarnation),
-            self.layout.histograms().count,
-            self.rows(),
+            publication.min(NUMBER_MAX),
+            incarnation.min(NUMBER_MAX).max(book.ledger.incarnation),
+            self.layout.histograms().count.min(series * self.layout.slots().count),
+            rows,
             &claimed,
         );
         ledger.remember(own, &book.ledger);
         *book = Book { ledger, ..Book::default() };
-        Ok(claims.into_iter().map(|(stranger, _)| stranger).filter(|stranger| !own.contains(&stranger.slot)).collect())
+        let fixed = [self.layout.master(), self.layout.slots(), self.layout.processes()];
+        let reserved =
+            fixed.into_iter().try_for_each(|section| self.reserve(book, section, section.count, "processes"));
+        let strangers =
+            claims.into_iter().map(|(stranger, _)| stranger).filter(|stranger| !own.contains(&stranger.slot));
+        (strangers.collect(), reserved)
     }
 
     /// Says who the master of this zone is. Master only.
@@ -240,7 +245,7 @@ mod tests {
         let (next, _) = Zone::adopt(&path, me).unwrap();
         next.publish(&catalog(&["s"], &["x"])).unwrap();
         let theirs = worker(next, 2);
-        let strangers = first.take_back(&[own]).unwrap();
+        let strangers = first.take_back(&[own]).0;
         assert_eq!(strangers.iter().map(|stranger| stranger.slot).collect::<Vec<_>>(), [theirs]);
         assert!(first.route(own, "s").is_some() && first.route(own, "r").is_none());
         first.release_slot(theirs);
@@ -265,10 +270,15 @@ mod tests {
         store(at(Kind::Server, 1, object::PARENT), 77);
         store(zone.map.word(zone.cells_at(Kind::Server, 0, slot)), 1);
         store(zone.map.word(zone.cells_at(Kind::Upstream, 0, slot)), u64::MAX);
+        store(zone.map.word(zone.cells_at(Kind::Upstream, 1, slot)), zone.layout.histograms().count);
         let (next, strangers) = Zone::adopt(&path, me).unwrap();
         assert_eq!(strangers.len(), 1);
         next.publish(&catalog(&["r", "s"], &["x"])).unwrap();
-        let slot = worker(next, 2);
+        // All that can ever be is there, whatever a word says of the pool.
+        let full = catalog(&["r", "s", "t"], &["x", "y"]);
+        next.publish(&full).unwrap();
+        let slots: Vec<_> = (1..4).map(|_| worker(next, 2)).collect();
+        let slot = slots[0];
         for name in ["r", "s", super::super::NO_ROUTE] {
             next.route(slot, name).unwrap().latency.record(1);
         }

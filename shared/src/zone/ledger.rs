@@ -20,8 +20,10 @@ pub(super) struct Ledger {
     pub(super) publication: u64,
     /// How many claims of slots there were.
     pub(super) incarnation: u64,
-    /// How many blocks of the pool are in use.
+    /// How many blocks of the pool were ever in use.
     pub(super) blocks: u64,
+    /// Those of them that nobody owns: only a book that was rebuilt knows of any.
+    gaps: Vec<u64>,
     tables: [Table; 4],
     claims: BTreeMap<Slot, Claim>,
     /// The publication that was out when a generation got its first process.
@@ -119,6 +121,7 @@ impl Ledger {
             table.rows[index as usize] = Row { key, named, blocks };
         }
         ledger.blocks = owned.last().map_or(0, |last| last + 1);
+        ledger.gaps = (0..ledger.blocks).filter(|block| !owned.contains(block)).collect();
         ledger.claims = claims.iter().map(|(slot, role)| (*slot, Claim { role: *role, publication: 1 })).collect();
         ledger
     }
@@ -292,10 +295,15 @@ impl Ledger {
         self.tables[kind as usize].rows.get(index as usize)?.blocks.get(&slot).copied()
     }
 
+    /// How many blocks will have been in use once `more` are handed out.
+    pub(super) fn blocks_with(&self, more: usize) -> u64 {
+        self.blocks + more.saturating_sub(self.gaps.len()) as u64
+    }
+
     /// Hands out the next block of the pool, for good.
     pub(super) fn take_block(&mut self, kind: Kind, index: u32, slot: Slot) -> u64 {
-        let block = self.blocks;
-        self.blocks += 1;
+        let block = self.gaps.pop().unwrap_or(self.blocks);
+        self.blocks = self.blocks.max(block + 1);
         self.tables[kind as usize].rows[index as usize].blocks.insert(slot, block);
         block
     }

@@ -56,7 +56,7 @@ impl Zone {
             |(kind, index, slot): &Missing| kind.has_histogram() && book.ledger.block(*kind, *index, *slot).is_none();
         let missing: Vec<Missing> = wanted.into_iter().filter(has_none).collect();
         let pool = self.layout.histograms();
-        let blocks = book.ledger.blocks + missing.len() as u64;
+        let blocks = book.ledger.blocks_with(missing.len());
         self.reserve(book, pool, blocks, "histograms")?;
         Ok(missing)
     }

@@ -271,8 +271,13 @@ impl Giver {
         }
         // From now on no answer comes; those that have still count.
         let _ = self.line.revoke();
-        while let Ok(Some((number, answer))) = self.line.next_answer() {
-            self.settle(number, answer);
+        loop {
+            match self.line.next_answer() {
+                Ok(Some((number, answer))) => self.settle(number, answer),
+                // What is no answer does not hide those behind it.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                Ok(None) | Err(_) => break,
+            }
         }
         let downstream = &self.downstream;
         // First the count of takers: what is kept then waits only as long as it may.
