@@ -220,6 +220,48 @@ fn signals_upgrade_and_go_back() {
     assert!(stopped.contains("ended"), "{stopped}");
 }
 
+/// Whatever ends the new master while both serve, the old one has its place back, and nobody else is left.
+#[test]
+fn the_old_master_outlives_the_new_one() {
+    let text = "worker_processes: 4\nlisteners: [{address: '127.0.0.1:{port}'}, {address: 'unix:{dir}/s'}]\n\
+                routes: [{match: {path: /}, respond: {status: 200, body: hello}}]";
+    for signal in [Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGKILL] {
+        let proxy = Proxy::start(text);
+        let (old, workers) = (proxy.master(), proxy.workers());
+        old.signal(Signal::SIGUSR2);
+        proxy.wait_log("both masters serve");
+        let pid = fs::read_to_string(proxy.file("run/sluice.pid")).expect("a pid file");
+        let mut kept = proxy.client();
+        kept.get("/");
+        Process(pid.trim().parse().expect("a pid")).signal(signal);
+        eventually("the old one serves alone", || proxy.processes().len() == 5 && proxy.workers() == workers);
+        assert_eq!(integration::Wire::unix(&proxy.file("s")).get("/").status(), 200);
+        assert_eq!(fs::read_to_string(proxy.file("run/sluice.pid")).expect("a pid file").trim(), old.0.to_string());
+        assert_eq!(proxy.stats().condition(), "running");
+        proxy.reload(&format!("{text}\nlimits: {{header_count: 77}}")).output();
+        // TERM ends the new one at once, with all that it has.
+        if signal != Signal::SIGTERM {
+            assert_eq!(kept.get("/").status(), 200, "{signal}");
+        }
+    }
+}
+
+/// One that stands still holds up nobody: the others give their sockets, and it is told when it turns again.
+#[test]
+fn an_orphan_that_stands_still_is_taken_over_later() {
+    let mut proxy = Proxy::start(TEXT);
+    let workers = proxy.workers();
+    workers[0].signal(Signal::SIGSTOP);
+    proxy.signal(Signal::SIGKILL);
+    assert_eq!(proxy.wait_exit(), 128 + 9);
+    proxy.launch();
+    eventually("a new master serves", || proxy.stats().condition() == "running");
+    eventually("the others are gone", || workers[1..].iter().all(|worker| !worker.is_running()));
+    workers[0].signal(Signal::SIGCONT);
+    eventually("it is gone as well", || !workers[0].is_running());
+    assert_eq!(proxy.log().matches("took over from a worker").count(), 4);
+}
+
 #[test]
 fn unix_sockets_pass_as_well() {
     let text = "listeners: [{address: 'unix:{dir}/s'}, {address: '127.0.0.1:{port}'}]\n\

@@ -25,8 +25,8 @@ pub(crate) enum Role {
     Worker {
         /// Which of the listening sockets are its own.
         seat: Seat,
-        /// Its record in the zone.
-        slot: Slot,
+        /// Its record in the zone; one that another master has forked may be in another zone.
+        slot: Option<Slot>,
         /// The configuration that it was started with.
         generation: Generation,
     },
@@ -79,6 +79,13 @@ impl Child {
         Child { is_ready: true, is_adopted: true, ..Child::new(role, process, Some(channel)) }
     }
 
+    /// Its record is in a zone that this master has not.
+    pub(crate) fn forget_slot(&mut self) {
+        if let Role::Worker { slot, .. } = &mut self.role {
+            *slot = None;
+        }
+    }
+
     /// Whether another master has forked it.
     pub(crate) fn is_adopted(&self) -> bool {
         self.is_adopted
@@ -112,7 +119,7 @@ impl Child {
     /// A worker's record in the zone.
     pub(crate) fn slot(&self) -> Option<Slot> {
         match self.role {
-            Role::Worker { slot, .. } => Some(slot),
+            Role::Worker { slot, .. } => slot,
             Role::Control | Role::Proof | Role::Successor | Role::Scribe => None,
         }
     }
@@ -321,7 +328,7 @@ mod tests {
             }
         })
         .unwrap();
-        let role = Role::Worker { seat: Seat(0), slot: Slot(0), generation: Generation(1) };
+        let role = Role::Worker { seat: Seat(0), slot: Some(Slot(0)), generation: Generation(1) };
         (Child::new(role, process, Some(ours)), theirs)
     }
 

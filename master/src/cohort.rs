@@ -120,7 +120,8 @@ impl Cohort {
             zone.release_slot(slot);
             cannot(&error)
         })?;
-        let child = Child::new(Role::Worker { seat, slot, generation: self.generation }, process, Some(ours));
+        let child =
+            Child::new(Role::Worker { seat, slot: Some(slot), generation: self.generation }, process, Some(ours));
         // Its own /proc entry exists until it is reaped, so this fails only where /proc is not mounted.
         if let Ok(id) = ProcessId::of(child.pid(), 0) {
             zone.enter_slot(slot, id);

@@ -23,7 +23,7 @@ use crate::daemon::{Launch, Outcome};
 use crate::inheritance::{Inheritance, Predecessor};
 use crate::listeners::{Company, Listeners};
 use crate::lock::{Lock, PidFile};
-use crate::orphans::Orphans;
+use crate::orphans::{Orphans, Summons};
 use crate::quarantine::Quarantine;
 use crate::recipe::Recipe;
 use crate::reload::Change;
@@ -61,6 +61,10 @@ pub(crate) struct Master {
     pub(crate) inherited: Option<Listeners>,
     /// What may be found at the addresses of the first configuration.
     pub(crate) company: Company,
+    /// Workers of other masters that were called, and have not answered yet.
+    pub(crate) summoned: Vec<Summons>,
+    /// Whether workers of other masters are in the zone of this one.
+    pub(crate) shares_zone: bool,
     /// Processes in the zone that are no children.
     pub(crate) strangers: Vec<Stranger>,
     pub(crate) stranger_watch: StrangerWatch,
@@ -141,10 +145,13 @@ impl Master {
             has_sockets,
             origins,
             children: found,
+            summoned,
             strangers,
             orphans,
             predecessor,
         } = start.inheritance;
+        // What an earlier master left is in the zone that was adopted, if any was; what a later one leaves, in ours.
+        let shares_zone = zone.is_some() || orphans.is_none();
         let company = if orphans.is_some() && !has_sockets { Company::Orphans } else { Company::Nobody };
         let control = start.recipe.needs_origins().then(|| Control::open(&start.dir, origins)).transpose()?;
         let mut children = Children::default();
@@ -162,6 +169,8 @@ impl Master {
             orphans,
             inherited: listeners,
             company,
+            summoned,
+            shares_zone,
             strangers,
             stranger_watch: StrangerWatch::default(),
             is_daemon: start.launch.is_some() || predecessor.as_ref().is_some_and(|earlier| earlier.terms.is_daemon),
@@ -202,6 +211,7 @@ impl Master {
             self.hear();
             self.hear_predecessor(now);
             self.hear_successor(now);
+            self.hear_summoned(now);
             if facts.child || self.children.adopted().next().is_some() {
                 self.reap(now);
             }
@@ -302,6 +312,7 @@ impl Master {
         });
         let links = self.predecessor.iter().map(|earlier| earlier.link.as_fd());
         let links = links.chain(self.upgrade.iter().filter_map(Upgrade::source));
+        let links = links.chain(self.summoned.iter().map(Summons::source));
         let commands = self.requests.iter().flat_map(Requests::sources);
         let sources = self.children.sources().chain([self.signals.as_fd()]).chain(links).chain(commands);
         let mut sources: Vec<_> = sources.map(readable).collect();
@@ -341,7 +352,7 @@ impl Master {
                     self.give_up_start(generation, reason);
                 }
                 Report::Settled(generation) => {
-                    self.zone.into_iter().for_each(|zone| zone.settle(slot, generation));
+                    self.zone.into_iter().zip(slot).for_each(|(zone, slot)| zone.settle(slot, generation));
                 }
                 Report::Prepared(_) | Report::Refused(..) | Report::Swapped(_) => self.swap_reported(pid, &report),
                 Report::Ready => self.hand_over_to(pid),

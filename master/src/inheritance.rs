@@ -20,7 +20,7 @@ use crate::children::Child;
 use crate::cohort::seats;
 use crate::listeners::{Listeners, Passed};
 use crate::lock::Lock;
-use crate::orphans::{Adopted, Orphans, await_message};
+use crate::orphans::{Adopted, Orphans, Summons, await_message};
 use crate::passage::New;
 use crate::recipe::Recipe;
 use crate::rights::allowed_cores;
@@ -51,6 +51,8 @@ pub(crate) struct Inheritance {
     pub(crate) origins: Vec<(String, OwnedFd)>,
     /// Workers that a killed master left, and that obey now.
     pub(crate) children: Vec<Child>,
+    /// Others that were called, and have not answered yet.
+    pub(crate) summoned: Vec<Summons>,
     /// Processes in the zone that do not.
     pub(crate) strangers: Vec<Stranger>,
     /// Workers of a killed master, whether they obey or not.
@@ -91,10 +93,16 @@ pub(crate) struct Estate {
 impl Inheritance {
     /// What the workers of a killed master have, if there are any in `dir`.
     pub(crate) fn of_orphans(dir: &RuntimeDir, config: &Config, log: &Logger) -> Inheritance {
-        let Some(orphans) = Orphans::find(dir, log) else { return Inheritance::default() };
-        let Adopted { children, listeners } = Adopted::from_workers(dir, &[], log);
+        let orphans = Orphans::find(dir, log);
+        // Also when there is no zone any more: a master may have ended beside workers that were not its.
+        let Adopted { children, listeners, summoned } = Adopted::from_workers(dir, &[], true, log);
         let has_sockets = listeners.is_some();
-        let mut inheritance = Inheritance { listeners, has_sockets, children, ..Inheritance::default() };
+        let mut inheritance =
+            Inheritance { listeners, has_sockets, children, summoned, orphans, ..Inheritance::default() };
+        if inheritance.orphans.is_none() {
+            inheritance.children.iter_mut().for_each(Child::forget_slot);
+            return inheritance;
+        }
         // Its successors count on where it stood, unless it is too small, or not to be understood.
         match ProcessId::current(0).map_err(|source| ZoneError::Io { doing: "take over", path: dir.zone(), source }) {
             Ok(_) if is_too_small(dir, config) => {
@@ -114,7 +122,9 @@ impl Inheritance {
             },
             Err(error) => warn!(log, "{}", error),
         }
-        inheritance.orphans = Some(orphans);
+        if inheritance.zone.is_none() {
+            inheritance.children.iter_mut().for_each(Child::forget_slot);
+        }
         inheritance
     }
 }

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,10 @@ use crate::listeners::{Listeners, Passed};
 use crate::runtime_dir::RuntimeDir;
 use crate::spawn::Process;
 
-/// How long a worker may take to answer a master that takes over, all of them together.
+/// How long the workers may take, all of them together, to give a master that starts the sockets that it waits for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// The most messages that a worker is heard for: one for each of its addresses and 64 of its sockets.
+const MESSAGES_MAX: usize = 1024;
 
 /// Living workers of a master that is not there any more.
 #[derive(Debug)]
@@ -48,6 +50,19 @@ pub(crate) struct Adopted {
     pub(crate) children: Vec<Child>,
     /// The sockets that they accept from.
     pub(crate) listeners: Option<Listeners>,
+    /// Those that have not answered yet.
+    pub(crate) summoned: Vec<Summons>,
+}
+
+/// A worker that was called, and has not said all yet.
+#[derive(Debug)]
+pub(crate) struct Summons {
+    /// Its slot.
+    pub(crate) slot: Slot,
+    process: Process,
+    link: Link,
+    found: Vec<Passed>,
+    messages: usize,
 }
 
 impl Orphans {
@@ -101,55 +116,97 @@ impl Orphans {
 }
 
 impl Adopted {
-    /// Takes over from the workers of `dir` that are in none of the slots in `but`.
-    pub(crate) fn from_workers(dir: &RuntimeDir, but: &[Slot], log: &Logger) -> Adopted {
+    /// Takes over from the workers of `dir` that are in none of the slots in `but`; they are waited for, a while, if it
+    /// `waits`.
+    pub(crate) fn from_workers(dir: &RuntimeDir, but: &[Slot], waits: bool, log: &Logger) -> Adopted {
         let mut adopted = Adopted::default();
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
         for slot in dir.calls().into_iter().filter(|slot| !but.contains(slot)) {
-            match take_over(dir, slot, deadline) {
-                Ok((child, found)) => {
+            match Summons::send(dir, slot) {
+                Ok(summons) => adopted.summoned.push(summons),
+                // A file that a dead worker left.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => dir.remove_call(slot),
+                Err(error) => {
+                    warn!(log, "cannot take over from a worker of another master: {}", error; "slot" => slot.0);
+                }
+            }
+        }
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            adopted.hear(log);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !waits || adopted.summoned.is_empty() || left.is_zero() {
+                return adopted;
+            }
+            let mut sources: Vec<_> =
+                adopted.summoned.iter().map(|one| PollFd::new(one.source(), PollFlags::POLLIN)).collect();
+            // Whatever it answers, it is looked again.
+            let _ = poll(&mut sources, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        }
+    }
+
+    /// Hears those that were called; those that have said all are children from then on.
+    pub(crate) fn hear(&mut self, log: &Logger) {
+        for mut summons in std::mem::take(&mut self.summoned) {
+            match summons.hear() {
+                Ok(false) => self.summoned.push(summons),
+                Ok(true) => {
+                    let (child, found) = summons.adopt();
                     info!(log, "took over from a worker"; "worker" => child.pid());
-                    adopted.children.push(child);
-                    if adopted.listeners.is_none() && !found.is_empty() {
+                    self.children.push(child);
+                    if self.listeners.is_none() && !found.is_empty() {
                         match Listeners::passed(found, false) {
-                            Ok(listeners) => adopted.listeners = Some(listeners),
+                            Ok(listeners) => self.listeners = Some(listeners),
                             Err(reason) => warn!(log, "{}", reason),
                         }
                     }
                 }
-                // A file that a dead worker left.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => dir.remove_call(slot),
                 Err(error) => {
-                    warn!(log, "cannot take over from a worker of the killed master: {}", error; "slot" => slot.0);
+                    warn!(log, "cannot take over from a worker of another master: {}", error; "slot" => summons.slot.0);
                 }
             }
         }
-        adopted
     }
 }
 
-/// The worker as a child that is adopted, and the sockets that it has.
-fn take_over(dir: &RuntimeDir, slot: Slot, deadline: Instant) -> io::Result<(Child, Vec<Passed>)> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&dir.call(slot))?)?;
-    // The worker listens itself: the kernel names it, and no word in the zone.
-    let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
-    let process = Process::of_peer(peer.pid())?;
-    let link = Link::from_fd(socket)?;
-    let mut found = Vec::new();
-    loop {
-        match await_message(&link, deadline)? {
-            Message::Listener { address, sockets, is_activated } => {
-                found.push(Passed { address, sockets, is_activated });
+impl Summons {
+    fn send(dir: &RuntimeDir, slot: Slot) -> io::Result<Summons> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&dir.call(slot))?)?;
+        // The worker listens itself: the kernel names it, and no word in the zone.
+        let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+        let process = Process::of_peer(peer.pid())?;
+        Ok(Summons { slot, process, link: Link::from_fd(socket)?, found: Vec::new(), messages: 0 })
+    }
+
+    /// What becomes readable when there is something to hear.
+    pub(crate) fn source(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+
+    /// Hears what has come; whether that is all.
+    fn hear(&mut self) -> io::Result<bool> {
+        loop {
+            match self.link.receive() {
+                Ok(Some(Message::Listener { address, sockets, is_activated })) if self.messages < MESSAGES_MAX => {
+                    self.messages += 1;
+                    self.found.push(Passed { address, sockets, is_activated });
+                }
+                Ok(Some(Message::Complete)) => return Ok(true),
+                Ok(Some(_)) => return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what no worker says")),
+                Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
             }
-            Message::Complete => break,
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what no worker says")),
         }
     }
-    // It is of no configuration of this master's, and has no seat of one.
-    let role = Role::Worker { seat: Seat(u32::MAX), slot, generation: Generation(0) };
-    Ok((Child::adopted(role, process, Channel::from_fd(link.into_fd())), found))
+
+    /// The worker as a child that is adopted, and the sockets that it has.
+    fn adopt(self) -> (Child, Vec<Passed>) {
+        // It is of no configuration of this master's, and has no seat of one.
+        let role = Role::Worker { seat: Seat(u32::MAX), slot: Some(self.slot), generation: Generation(0) };
+        (Child::adopted(role, self.process, Channel::from_fd(self.link.into_fd())), self.found)
+    }
 }
 
 /// The next message; it is waited for.

@@ -42,7 +42,7 @@ impl Master {
                 Role::Successor => self.successor_ended(child.pid(), exit, now),
                 Role::Worker { seat, slot, generation } => {
                     self.watchdog.forget(child.pid());
-                    let last_words = self.zone.map(|zone| {
+                    let last_words = self.zone.zip(slot).map(|(zone, slot)| {
                         let words = black_box::open(zone, slot, exit, child.is_leaving());
                         zone.release_slot(slot);
                         self.dir.remove_call(slot);

@@ -13,6 +13,7 @@ use shared::zone::Zone;
 use slog::{error, info, o, warn};
 
 use crate::black_box;
+use crate::children::Child;
 use crate::children::{Exit, Urgency};
 use crate::cohort::Cohort;
 use crate::cycle::{Master, Retiring};
@@ -169,12 +170,35 @@ impl Master {
 
     /// A master that was killed before its workers had gone leaves them to us.
     pub(crate) fn adopt_left_behind(&mut self, now: Instant) {
-        let own: Vec<_> = self.children.iter().filter_map(|child| child.slot()).collect();
-        let Adopted { children, listeners } = Adopted::from_workers(&self.dir, &own, &self.log);
-        let slots: Vec<_> = children.iter().filter_map(|child| child.slot()).collect();
+        let called = self.summoned.iter().map(|summons| summons.slot);
+        let known: Vec<_> = self.children.iter().filter_map(Child::slot).chain(called).collect();
+        let mut adopted = Adopted::from_workers(&self.dir, &known, false, &self.log);
+        self.summoned.append(&mut adopted.summoned);
+        self.take_in(adopted, now);
+    }
+
+    /// Hears workers of other masters that were called.
+    pub(crate) fn hear_summoned(&mut self, now: Instant) {
+        if !self.summoned.is_empty() {
+            let mut adopted = Adopted { summoned: std::mem::take(&mut self.summoned), ..Adopted::default() };
+            adopted.hear(&self.log);
+            self.summoned.append(&mut adopted.summoned);
+            self.take_in(adopted, now);
+        }
+    }
+
+    /// They are children from now on, and finish as soon as this master serves.
+    fn take_in(&mut self, adopted: Adopted, now: Instant) {
+        let Adopted { mut children, .. } = adopted;
+        if children.is_empty() {
+            return;
+        }
+        if !self.shares_zone {
+            children.iter_mut().for_each(Child::forget_slot);
+        }
+        let slots: Vec<_> = children.iter().filter_map(Child::slot).collect();
         self.strangers.retain(|stranger| !slots.contains(&stranger.slot));
         children.into_iter().for_each(|child| self.children.add(child));
-        drop(listeners);
         if self.serving.is_some() {
             let (generation, patience) = (Generation(0), self.patience());
             self.retiring.push(Retiring { generation, listeners: None, patience, at: now });
