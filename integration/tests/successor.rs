@@ -246,6 +246,60 @@ fn the_old_master_outlives_the_new_one() {
     }
 }
 
+/// A start that fails leaves the workers of the killed master as they were.
+#[test]
+fn a_start_that_fails_costs_the_orphans_nothing() {
+    let mut proxy = Proxy::start(TEXT);
+    let workers = proxy.workers();
+    let mut kept = proxy.client();
+    kept.get("/");
+    proxy.signal(Signal::SIGKILL);
+    assert_eq!(proxy.wait_exit(), 128 + 9);
+    let taken = std::net::TcpListener::bind(("127.0.0.1", proxy.other_port())).expect("a port");
+    proxy.configure(&format!(
+        "listeners: [{{address: '127.0.0.1:{{port}}'}}, {{address: '127.0.0.1:{{other_port}}'}}]\n{TEXT}"
+    ));
+    proxy.launch();
+    assert_eq!(proxy.wait_exit(), 1);
+    proxy.wait_log("took over from a worker");
+    assert!(workers.iter().all(|worker| worker.is_running()));
+    assert_eq!((kept.get("/").status(), proxy.client().get("/").status()), (200, 200));
+    drop(taken);
+    proxy.launch();
+    eventually("the next one serves", || proxy.stats().condition() == "running");
+    assert_eq!(kept.get("/").status(), 200);
+    eventually("the orphans are gone", || workers.iter().all(|worker| !worker.is_running()));
+}
+
+/// A new master that stands still is given up, whatever is asked of it.
+#[test]
+fn a_new_master_that_stands_still_is_given_up() {
+    let proxy = Proxy::start(TEXT);
+    let old = proxy.master();
+    old.signal(Signal::SIGUSR2);
+    proxy.wait_log("both masters serve");
+    let new = Process(fs::read_to_string(proxy.file("run/sluice.pid")).expect("a file").trim().parse().expect("a pid"));
+    new.signal(Signal::SIGSTOP);
+    old.signal(Signal::SIGHUP);
+    eventually("the old one serves alone", || proxy.processes().len() == 5 && !new.is_running());
+    assert_eq!(proxy.client().get("/").status(), 200);
+    assert_eq!(proxy.stats().condition(), "running");
+}
+
+#[test]
+fn a_reload_during_an_upgrade_is_refused_by_its_own_name() {
+    let proxy = Proxy::start(TEXT);
+    let upgrade = begin_upgrade(&proxy, ["--watch", "1s"]);
+    proxy.wait_log("is watched");
+    let refused = proxy.run(["reload"]);
+    assert!(
+        refused.code == 1 && refused.stderr.contains("upgrade") && refused.stderr.contains("under way"),
+        "{refused:?}"
+    );
+    assert_eq!(finish(upgrade).code, 1);
+    proxy.run(["reload"]).output();
+}
+
 /// One that stands still holds up nobody: the others give their sockets, and it is told when it turns again.
 #[test]
 fn an_orphan_that_stands_still_is_taken_over_later() {

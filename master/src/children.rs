@@ -223,6 +223,11 @@ impl Children {
         self.0.remove(&pid);
     }
 
+    /// Those that another master has forked are left to the next one.
+    pub(crate) fn release_adopted(&mut self) {
+        self.0.retain(|_, child| !child.is_adopted);
+    }
+
     /// A child that has ended. As process 1 this also takes the exits of strangers, of which nothing is said.
     pub(crate) fn reap(&mut self) -> Option<(Child, Exit)> {
         self.reap_own().or_else(|| {

@@ -96,7 +96,7 @@ pub(crate) struct Master {
     pub(crate) lock: Option<Lock>,
     pub(crate) is_daemon: bool,
     pub(crate) reload_asked: bool,
-    reopen_asked: bool,
+    pub(crate) reopen_asked: bool,
     pub(crate) stopping: Option<Urgency>,
     outcome: Outcome,
     greeting: Option<String>,
@@ -285,9 +285,9 @@ impl Master {
 
     /// Ends with an error, at once; if another master goes on, its workers may finish.
     pub(crate) fn fail(&mut self, reason: String, now: Instant) {
-        crit!(self.log, "cannot go on: {}", reason);
         self.outcome = Outcome { code: 1, text: reason.clone() };
         if !self.renounce(&reason) {
+            crit!(self.log, "cannot go on: {}", reason);
             self.stop(Urgency::Stop, now);
         }
     }
@@ -396,6 +396,7 @@ impl Master {
         info!(self.log, "the workers are told to finish; a reload starts new ones");
         self.rests = true;
         self.respawns.clear();
+        self.hand_over_to_successor();
         self.children.urge(Urgency::Drain, now, self.patience(), Child::is_worker);
     }
 
@@ -418,7 +419,11 @@ impl Master {
         if let Some(Change::Starting { cohort, .. } | Change::Swapping(Swap { cohort: Some(cohort), .. })) =
             self.change.take()
         {
-            cohort.listeners.unlink_all_but(None);
+            cohort.listeners.unlink_all_but(self.inherited.as_ref());
+        }
+        if self.serving.is_none() {
+            // Workers of a killed master serve on, for the next start.
+            self.children.release_adopted();
         }
         // Closed before workers are told, so that the queues which they run dry are the last of it.
         self.retiring.clear();
@@ -446,6 +451,8 @@ impl Master {
                 let _ = std::fs::remove_file(self.dir.zone());
                 let _ = std::fs::remove_file(self.dir.master_socket());
                 self.committed.into_iter().for_each(Committed::remove);
+                // None of ours is left, and those of another master's trial that are end by themselves.
+                self.dir.calls().into_iter().for_each(|slot| self.dir.remove_call(slot));
             }
             if self.has_new_zone {
                 let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));

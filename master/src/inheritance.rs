@@ -13,7 +13,7 @@ use shared::estate::{Link, Message, Terms};
 use shared::fd::unseal;
 use shared::ident::{Generation, ProcessId};
 use shared::stats::Snapshot;
-use shared::zone::{Maxima, Stranger, Zone, ZoneError};
+use shared::zone::{Stranger, Zone, ZoneError};
 use slog::{Logger, info, warn};
 
 use crate::children::Child;
@@ -23,7 +23,6 @@ use crate::lock::Lock;
 use crate::orphans::{Adopted, Orphans, Summons, await_message};
 use crate::passage::New;
 use crate::recipe::Recipe;
-use crate::rights::allowed_cores;
 use crate::runtime_dir::RuntimeDir;
 use crate::trial::{Finding, Record, judge};
 
@@ -249,9 +248,12 @@ impl Predecessor {
     }
 }
 
-/// Whether a zone made for this configuration would have more slots than the one that is there.
+/// Whether the zone that is there has no slots for the workers of this configuration beside those that are in it, or not
+/// for two cohorts of them.
 fn is_too_small(dir: &RuntimeDir, config: &Config) -> bool {
-    let workers =
-        seats(config).unwrap_or(0).max(allowed_cores().map_or(0, |cores| u32::try_from(cores.len()).unwrap_or(0)));
-    Snapshot::read(&dir.zone()).is_ok_and(|snapshot| snapshot.slots < u64::from(Maxima::for_workers(workers).slots))
+    let workers = u64::from(seats(config).unwrap_or(0));
+    Snapshot::read(&dir.zone()).is_ok_and(|snapshot| {
+        let used = snapshot.processes.len() as u64;
+        snapshot.slots < used.max(workers) + workers
+    })
 }

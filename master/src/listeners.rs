@@ -182,8 +182,8 @@ impl Listeners {
 impl Bound {
     /// These sockets, fewer or more of them, for a configuration that may want another number and another backlog.
     fn resized(&self, listener: &Listener, seats: u32) -> io::Result<Bound> {
-        // Beside a passed socket that is in no group none can be bound.
-        let is_alone = self.is_passed && !getsockopt(&self.sockets[0], sockopt::ReusePort)?;
+        // Beside a socket that is in no group, as a service manager may have opened it, none can be bound.
+        let is_alone = !getsockopt(&self.sockets[0], sockopt::ReusePort)?;
         let wanted = if is_alone { 1 } else { sockets_wanted(listener, seats) };
         let mut sockets = share(&self.sockets[..wanted.min(self.sockets.len())])?;
         for socket in &sockets {

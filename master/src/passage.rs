@@ -82,14 +82,19 @@ impl Old {
         Old { stage: Stage::Starting, is_final }
     }
 
-    /// Whether it is waited for that the other serves.
-    pub(crate) fn is_starting(self) -> bool {
-        self.stage == Stage::Starting
-    }
-
     /// Whether the operator has asked for the former binary.
     pub(crate) fn is_returning(self) -> bool {
         matches!(self.stage, Stage::Returning | Stage::Ending)
+    }
+
+    /// Whether the other was told to go.
+    pub(crate) fn is_ending(self) -> bool {
+        self.stage == Stage::Ending
+    }
+
+    /// Whether the other serves, and may go on doing so.
+    pub(crate) fn both_serve(self) -> bool {
+        self.stage == Stage::Both
     }
 
     /// What follows from an event. After [`OldStep::Leave`] nothing does; after [`OldStep::RollBack`] it is not asked.

@@ -36,6 +36,7 @@ use crate::passage::{New, NewEvent};
 use crate::rights::{Rights, allowed_cores};
 use crate::spawn::fork;
 use crate::swap::Swap;
+use crate::upgrade::oldbin;
 
 /// How long the proof of a configuration may take.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
@@ -310,6 +311,10 @@ impl Master {
         self.become_known()?;
         let zone = self.dir.zone();
         let is_new = std::mem::take(&mut self.has_new_zone);
+        if self.predecessor.is_none() {
+            // Of masters that were killed.
+            let _ = std::fs::remove_file(oldbin(self.dir.pid_file()));
+        }
         if let Some(serving) = &mut self.serving {
             serving.listeners.lend(false);
         }

@@ -124,6 +124,7 @@ impl Master {
                 self.tell_predecessor(Message::GivenBack);
             }
             NewStep::Renounce => {
+                warn!(self.log, "the other master keeps its place: {}", reason);
                 let Some(predecessor) = &self.predecessor else { return };
                 self.hand_over_across(&predecessor.link);
                 self.tell_predecessor(Message::Refused(reason.to_owned()));

@@ -75,7 +75,7 @@ pub(crate) fn judge(own: &Record, others: &Record, requests_min: u64, is_over: b
     }
     if own.requests < requests_min {
         return Finding::Unfit(format!(
-            "undecided: the new binary answered {} requests, and a verdict takes {requests_min} (--min-requests)",
+            "undecided: the new binary answered {} requests, and a verdict takes {requests_min} (--min-requests; without traffic: --no-watch)",
             own.requests
         ));
     }

@@ -29,7 +29,9 @@ use crate::requests::{Answer, Client, Requests};
 use crate::spawn::{exec_file, fork};
 
 /// How long another binary may take to serve, beside the time that its first worker is watched.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long another master may take to do as it is told.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Another master on its way.
 pub(crate) struct Upgrade {
@@ -42,7 +44,8 @@ pub(crate) struct Upgrade {
     /// The other end of the link is gone; what became of the other master is heard by its exit.
     is_silent: bool,
     rule: Old,
-    deadline: Instant,
+    /// When what is waited for has taken too long.
+    deadline: Option<Instant>,
     /// Who waits for the outcome.
     client: Option<Client>,
     old_pid_file: Option<PidFile>,
@@ -73,7 +76,7 @@ impl Upgrade {
 
     /// When it has taken too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        (self.verdict.is_none() && (self.rule.is_starting() || self.rule.is_returning())).then_some(self.deadline)
+        self.deadline.filter(|_| self.verdict.is_none())
     }
 }
 
@@ -127,18 +130,20 @@ impl Master {
         let process = fork(c"sluice-upgrade", &keep, || {
             let error = exec_file(binary.as_fd(), &arguments, &[theirs.as_fd()]);
             // If it can't be told, the exit code says that it failed.
-            let _ = theirs.send(&Message::Refused(format!("it cannot be run: {error}")));
+            let hint = if error.kind() == io::ErrorKind::NotFound { " (a script, or for another system?)" } else { "" };
+            let _ = theirs.send(&Message::Refused(format!("it cannot be run: {error}{hint}")));
             worker::exit::FAILED
         });
         let child = Child::new(Role::Successor, process.map_err(cannot)?, None);
         let pid = child.pid();
         self.children.add(child);
-        info!(self.log, "an upgrade begins"; "master" => pid);
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", binary.as_raw_fd())).unwrap_or_default();
+        info!(self.log, "an upgrade begins"; "master" => pid, "binary" => %name.display());
         Ok(Upgrade {
             link: ours,
             pid,
             zone: self.zone.take(),
-            deadline: now.checked_add(START_TIMEOUT + watched.unwrap_or_default()).unwrap_or(now),
+            deadline: now.checked_add(START_TIMEOUT + watched.unwrap_or_default()),
             client: None,
             verdict: None,
             is_silent: false,
@@ -220,12 +225,10 @@ impl Master {
     pub(crate) fn advance_upgrade(&mut self, now: Instant) {
         let Some(upgrade) = &self.upgrade else { return };
         let is_late = upgrade.deadline().is_some_and(|deadline| deadline <= now);
-        match upgrade.rule.is_returning() {
+        match upgrade.rule.is_returning() && !upgrade.rule.is_ending() {
             true if self.all_serve() => self.pass(OldEvent::AllServe, "", now),
-            true if is_late => {
-                self.pass(OldEvent::Stuck, "our workers do not come back in time", now);
-            }
-            false if is_late => self.reject("the other binary did not serve in time", now),
+            true if is_late => self.pass(OldEvent::Stuck, "our workers do not come back in time", now),
+            false if is_late => self.reject("the other master does not do in time what it is to do", now),
             _ => {}
         }
     }
@@ -275,33 +278,46 @@ impl Master {
         match upgrade.rule.on(event) {
             OldStep::Wait => {}
             OldStep::Announce => {
+                upgrade.deadline = None;
                 info!(self.log, "both masters serve: QUIT ends this one, HUP goes back to it"; "master" => upgrade.pid);
             }
             OldStep::Leave => self.leave(now),
             OldStep::AskBack => {
                 info!(self.log, "going back from the other binary"; "master" => upgrade.pid);
+                upgrade.deadline = now.checked_add(ANSWER_TIMEOUT);
                 if let Err(error) = upgrade.link.send(&Message::GiveBack) {
                     warn!(self.log, "the other master cannot be told"; "reason" => %error);
                 }
             }
             OldStep::TakeZone => {
                 let zone = upgrade.zone.take();
-                upgrade.deadline = now.checked_add(START_TIMEOUT).unwrap_or(now);
+                upgrade.deadline = now.checked_add(START_TIMEOUT);
                 self.take_zone_back(zone);
                 self.fill_seats(now);
             }
             OldStep::GiveZone => {
                 error!(self.log, "the other master goes on: {}", reason; "master" => upgrade.pid);
                 upgrade.zone = self.zone.take();
+                upgrade.deadline = None;
                 self.strangers.clear();
                 // One that cannot be told has ended, which is heard of.
                 let _ = upgrade.link.send(&Message::Resume);
                 self.rest(now);
             }
-            // One that cannot be told has ended, which is heard of.
-            OldStep::SendEnd => drop(upgrade.link.send(&Message::End)),
+            OldStep::SendEnd => {
+                upgrade.deadline = now.checked_add(ANSWER_TIMEOUT);
+                // One that cannot be told has ended, which is heard of.
+                let _ = upgrade.link.send(&Message::End);
+            }
             OldStep::RollBack { takes_zone } => self.roll_back(takes_zone, reason, now),
             OldStep::Refuse => error!(self.log, "reload refused: an upgrade is under way"),
+        }
+    }
+
+    /// Workers that are about to drain hand over to those of another master that serves beside this one.
+    pub(crate) fn hand_over_to_successor(&self) {
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| upgrade.rule.both_serve()) {
+            self.hand_over_across(&upgrade.link);
         }
     }
 
@@ -347,6 +363,8 @@ impl Master {
         if let Err(fault) = self.become_known() {
             error!(self.log, "this master serves again, but cannot be found: {}", fault);
         }
+        // Log files may have been renamed while the other one was told of it.
+        self.reopen_asked = true;
         self.note_committed();
         self.clear_quarantine();
         // The other one may have used numbers, too.

@@ -16,6 +16,7 @@ use crate::lock::{Holder, holder};
 use crate::orphans::Orphans;
 use crate::recipe::Recipe;
 use crate::runtime_dir::RuntimeDir;
+use crate::upgrade::oldbin;
 
 /// How long a reload may take: its proof, its start, and some patience.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +33,9 @@ pub(crate) fn reload(dir: &RuntimeDir, recipe: &Recipe, quiet: bool) -> u8 {
     {
         let place = dir.path().display();
         return complain(&format!("the proxy in {place} reads {read}, not {}: nothing was done", recipe.name()));
+    }
+    if let Some(pid) = upgrading(dir) {
+        return complain(&format!("an upgrade of the master ({pid}) is under way: nothing was done"));
     }
     let before = verdict(dir).map(|verdict| verdict.generation);
     let master = match send(dir, Signal::SIGHUP) {
@@ -149,6 +153,13 @@ fn send(dir: &RuntimeDir, signal: Signal) -> Result<ProcessId, Unsent> {
         }),
         Err(error) => Err(Unsent::Refused(format!("cannot look for a proxy in {place}: {error}"))),
     }
+}
+
+/// The master that another binary is about to replace, if one is.
+fn upgrading(dir: &RuntimeDir) -> Option<i32> {
+    let earlier = std::fs::read_to_string(oldbin(dir.pid_file())).ok()?;
+    let runs = holder(&dir.lock()).ok()??.pid?;
+    (earlier.trim() == runs.to_string()).then_some(runs)
 }
 
 fn verdict(dir: &RuntimeDir) -> Option<Verdict> {
