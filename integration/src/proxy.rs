@@ -32,7 +32,8 @@ pub struct Proxy {
     port: u16,
     other_port: u16,
     mark: String,
-    program: &'static Path,
+    /// The program that is run: by default the one under test.
+    pub program: &'static Path,
     master: Option<Child>,
     environment: Vec<(&'static str, String)>,
     /// Not started, or ended: there is nothing to stop.

@@ -137,6 +137,34 @@ fn a_zone_of_another_minor_layout_is_shared_both_ways() {
     eventually("all is counted", || requests(&proxy) == 90);
 }
 
+/// Another major layout: a zone of its own, in which the counters go on. The earlier binary is the one that claims to have
+/// another.
+#[test]
+fn a_zone_of_another_major_layout_takes_the_counters_over() {
+    let mut proxy = Proxy::prepared(TEXT);
+    proxy.set_environment("SLUICE_ZONE_MAJOR", "7");
+    proxy.program = Binary::misbehaving();
+    proxy.launch();
+    proxy.wait_ready(1);
+    (0..30).for_each(|_| assert_eq!(proxy.client().get("/").status(), 200));
+    eventually("all is counted", || requests(&proxy) == 30);
+    let binary = Binary::path().to_str().expect("a path");
+    let upgrade = begin_upgrade(&proxy, ["--binary", binary, "--watch", "1s", "--min-requests", "1"]);
+    let done = ask_until_ended(&proxy, upgrade);
+    assert!(done.code == 0 && done.stdout.contains("has layout version 7, this sluice reads version 1"), "{done:?}");
+    assert!(done.stdout.contains("old and new know apart which servers are healthy"), "{done:?}");
+    proxy.follow_master();
+    proxy.program = Binary::path();
+    eventually("the old ones are gone", || proxy.processes().len() == 5);
+    assert!(
+        requests(&proxy) > 30
+            && proxy.stats().0["zone_version"].as_str().is_some_and(|version| version.starts_with("1."))
+    );
+    proxy.reload(&format!("{TEXT}\nlimits: {{header_count: 77}}")).output();
+    proxy.run(["stop"]).output();
+    assert_eq!(fs::read_dir(proxy.file("run")).expect("a directory").count(), 1, "the lock alone is left");
+}
+
 #[test]
 fn an_upgrade_that_nobody_has_tried_out_is_undecided() {
     let proxy = Proxy::start(TEXT);

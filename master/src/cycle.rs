@@ -54,6 +54,8 @@ pub(crate) struct Master {
     /// Earlier ones whose workers are about to be told.
     pub(crate) retiring: Vec<Retiring>,
     pub(crate) zone: Option<&'static Zone>,
+    /// What was counted in a zone that cannot be shared, until it is in this one.
+    pub(crate) counters: Option<String>,
     /// It was made here and has not got its name yet.
     pub(crate) has_new_zone: bool,
     pub(crate) orphans: Option<Orphans>,
@@ -140,6 +142,7 @@ impl Master {
     pub(crate) fn new(start: Start) -> std::io::Result<Master> {
         let Inheritance {
             zone,
+            counters,
             generation,
             listeners,
             has_sockets,
@@ -151,7 +154,7 @@ impl Master {
             predecessor,
         } = start.inheritance;
         // What an earlier master left is in the zone that was adopted, if any was; what a later one leaves, in ours.
-        let shares_zone = zone.is_some() || orphans.is_none();
+        let shares_zone = zone.is_some() || orphans.is_none() && predecessor.is_none();
         let company = if orphans.is_some() && !has_sockets { Company::Orphans } else { Company::Nobody };
         let control = start.recipe.needs_origins().then(|| Control::open(&start.dir, origins)).transpose()?;
         let mut children = Children::default();
@@ -165,6 +168,7 @@ impl Master {
             change: None,
             retiring: Vec::new(),
             zone,
+            counters,
             has_new_zone: false,
             orphans,
             inherited: listeners,

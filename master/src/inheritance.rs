@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use conf::Loaded;
@@ -13,7 +14,7 @@ use shared::estate::{Link, Message, Terms};
 use shared::fd::unseal;
 use shared::ident::{Generation, ProcessId};
 use shared::stats::Snapshot;
-use shared::zone::{Stranger, Zone, ZoneError};
+use shared::zone::{CARRIED_BYTES_MAX, Stranger, Zone, ZoneError};
 use slog::{Logger, info, warn};
 
 use crate::children::Child;
@@ -32,6 +33,9 @@ const ESTATE_TIMEOUT: Duration = Duration::from_secs(10);
 const TEXT_BYTES_MAX: usize = 256 << 20;
 /// The highest generation that is believed: workers can write to the zone, and there has to be room above.
 pub(crate) const GENERATION_MAX: u64 = 1 << 62;
+/// What is told before zones of two layouts are used side by side.
+const APART: &str = "counters go over as they are now, and what the old workers still count is lost; until they have gone, \
+                     old and new know apart which servers are healthy and which requests are refused";
 /// How often a worker on trial is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -40,6 +44,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct Inheritance {
     /// The zone, which others have used.
     pub(crate) zone: Option<&'static Zone>,
+    /// What was counted in a zone that cannot be shared, for the one that is made in its place.
+    pub(crate) counters: Option<String>,
     /// The last generation of the proxy.
     pub(crate) generation: u64,
     /// Sockets that are open.
@@ -167,7 +173,7 @@ impl Estate {
         let unheard = |error: io::Error| format!("cannot hear the master that is to be replaced: {error}");
         let missing = |what: &str| format!("the master that is to be replaced did not pass on {what}");
         let deadline = Instant::now() + ESTATE_TIMEOUT;
-        let (mut terms, mut text, mut lock) = (None, None, None);
+        let (mut terms, mut text, mut lock, mut counters) = (None, None, None, None);
         let (mut listeners, mut origins) = (Vec::new(), Vec::new());
         loop {
             match await_message(link, deadline).map_err(unheard)? {
@@ -178,6 +184,7 @@ impl Estate {
                     listeners.push(Passed { address, sockets, is_activated });
                 }
                 Message::Origin { name, socket } => origins.push((name, socket)),
+                Message::Counters(file) => counters = Some(file),
                 Message::Complete => break,
                 other => return Err(format!("the master that is to be replaced says what it should not: {other:?}")),
             }
@@ -193,9 +200,22 @@ impl Estate {
         let lock = Lock::inherited(lock, &dir.lock()).map_err(|error| format!("cannot use the lock: {error}"))?;
         let us = ProcessId::current(0).map_err(|error| error.to_string())?;
         let listeners = Listeners::passed(listeners, true)?;
-        let (zone, strangers) = Zone::adopt(&dir.zone(), us).map_err(|error| error.to_string())?;
+        let (zone, strangers, counters) = match (Zone::adopt(&dir.zone(), us), counters) {
+            (Ok((zone, strangers)), _) => (Some(zone), strangers, None),
+            (Err(error), Some(counters)) if error.is_of_layout() && terms.is_final => {
+                let counters = unseal(counters, CARRIED_BYTES_MAX).map_err(unheard)?;
+                let text = Message::Progress(format!("{error}; {APART}"));
+                link.send(&text).map_err(unheard)?;
+                (None, Vec::new(), Some(String::from_utf8_lossy(&counters).into_owned()))
+            }
+            (Err(error), _) if error.is_of_layout() => {
+                return Err(format!("{error}; by signals it cannot be gone back from that: use `sluice upgrade`"));
+            }
+            (Err(error), _) => return Err(error.to_string()),
+        };
         let inheritance = Inheritance {
-            zone: Some(zone),
+            zone,
+            counters,
             generation: terms.generation.0,
             listeners: Some(listeners),
             has_sockets: true,
@@ -213,9 +233,9 @@ impl Predecessor {
         self.terms.watch_ms > 0 && self.rule == New::Trying
     }
 
-    /// Looks at the first worker, which serves as `generation`.
-    pub(crate) fn look(&mut self, dir: &RuntimeDir, generation: Generation, now: Instant) -> Finding {
-        let snapshot = match Snapshot::read(&dir.zone()) {
+    /// Looks in this `zone` at the first worker, which serves as `generation`.
+    pub(crate) fn look(&mut self, zone: &Path, generation: Generation, now: Instant) -> Finding {
+        let snapshot = match Snapshot::read(zone) {
             Ok(snapshot) => snapshot,
             Err(error) => return Finding::Unfit(format!("the zone tells nothing of it: {error}")),
         };

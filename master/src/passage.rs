@@ -82,6 +82,11 @@ impl Old {
         Old { stage: Stage::Starting, is_final }
     }
 
+    /// Whether this master ends as soon as the other serves.
+    pub(crate) fn is_final(self) -> bool {
+        self.is_final
+    }
+
     /// Whether the operator has asked for the former binary.
     pub(crate) fn is_returning(self) -> bool {
         matches!(self.stage, Stage::Returning | Stage::Ending)

@@ -199,6 +199,9 @@ impl Master {
     fn start_workers(&mut self, cohort: &Cohort) -> Result<(), String> {
         let zone = self.zone_for(cohort)?;
         zone.publish(&cohort.catalog()).map_err(|error| error.to_string())?;
+        if let Some(counters) = self.counters.take() {
+            zone.carry_in(&counters, cohort.generation).map_err(|error| error.to_string())?;
+        }
         self.start_control(&cohort.rights)?;
         self.start_seats(cohort, zone, 0..self.first_seats(cohort))
     }

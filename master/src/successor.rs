@@ -47,7 +47,9 @@ impl Master {
             return self.start_rest(cohort);
         };
         let has_begun = predecessor.deadline().is_some();
-        let finding = predecessor.look(&self.dir, cohort.generation, now);
+        let named = self.dir.zone();
+        let zone = if self.has_new_zone { named.with_extension("new") } else { named };
+        let finding = predecessor.look(&zone, cohort.generation, now);
         match finding {
             Finding::Pending if !has_begun => {
                 let watch = Duration::from_millis(predecessor.terms.watch_ms);

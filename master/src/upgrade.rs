@@ -183,6 +183,7 @@ impl Master {
             watch_ms: u64::try_from(watch.time.as_millis()).unwrap_or(u64::MAX),
             requests_min: watch.requests_min,
             is_daemon: self.is_daemon,
+            is_final: upgrade.rule.is_final(),
         }))?;
         link.send(&Message::Text(seal("configuration", serving.text.as_bytes())?))?;
         if let Some(lock) = &self.lock {
@@ -197,6 +198,10 @@ impl Master {
         }
         for (name, socket) in self.share_origins()? {
             link.send(&Message::Origin { name, socket })?;
+        }
+        // Without it the other one can go on only with this zone.
+        if let Ok(snapshot) = Snapshot::read(&self.dir.zone()) {
+            link.send(&Message::Counters(seal("counters", snapshot.counters().as_bytes())?))?;
         }
         link.send(&Message::Complete)
     }

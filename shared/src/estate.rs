@@ -47,6 +47,8 @@ pub enum Message {
         /// It.
         socket: OwnedFd,
     },
+    /// What was counted so far, by name, sealed: for a zone of another layout.
+    Counters(OwnedFd),
     /// That was all there is.
     Complete,
     /// One end of a pair over which a worker hands connections over; the other end is an old worker's.
@@ -80,6 +82,8 @@ pub struct Terms {
     pub requests_min: u64,
     /// Whether the earlier master has left the terminal.
     pub is_daemon: bool,
+    /// Whether it ends as soon as the later one serves.
+    pub is_final: bool,
 }
 
 /// One end.
@@ -117,11 +121,19 @@ impl Link {
         let mut files = Vec::new();
         match message {
             Message::Terms(terms) => {
-                for number in [terms.generation.0, terms.watch_ms, terms.requests_min, terms.is_daemon.into()] {
+                for number in [
+                    terms.generation.0,
+                    terms.watch_ms,
+                    terms.requests_min,
+                    terms.is_daemon.into(),
+                    terms.is_final.into(),
+                ] {
                     frame.extend(number.to_ne_bytes());
                 }
             }
-            Message::Text(file) | Message::Lock(file) | Message::Connections(file) => files.push(file.as_fd()),
+            Message::Text(file) | Message::Lock(file) | Message::Counters(file) | Message::Connections(file) => {
+                files.push(file.as_fd());
+            }
             Message::Listener { address, sockets, is_activated } => {
                 put_text(&mut frame, address);
                 frame.push(u8::from(*is_activated));
@@ -214,6 +226,7 @@ fn kind(message: &Message) -> u8 {
         Message::Refused(_) => 13,
         Message::Resume => 14,
         Message::Farewell => 15,
+        Message::Counters(_) => 16,
     }
 }
 
@@ -227,6 +240,7 @@ fn read(kind: u8, payload: &[u8], files: Vec<OwnedFd>) -> Option<Message> {
                 watch_ms: numbers.next()?,
                 requests_min: numbers.next()?,
                 is_daemon: numbers.next()? != 0,
+                is_final: numbers.next().is_some_and(|number| number != 0),
             })
         }
         2 => Message::Text(files.next()?),
@@ -247,6 +261,7 @@ fn read(kind: u8, payload: &[u8], files: Vec<OwnedFd>) -> Option<Message> {
         13 => Message::Refused(text(payload)?),
         14 => Message::Resume,
         15 => Message::Farewell,
+        16 => Message::Counters(files.next()?),
         _ => return None,
     })
 }
@@ -276,13 +291,15 @@ mod tests {
     fn what_is_said_is_heard() {
         let (a, b) = Link::pair().unwrap();
         assert_eq!(b.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let terms = Terms { generation: Generation(7), watch_ms: 30_000, requests_min: 20, is_daemon: true };
+        let terms =
+            Terms { generation: Generation(7), watch_ms: 30_000, requests_min: 20, is_daemon: true, is_final: true };
         let said = [
             Message::Terms(terms),
             Message::Text(file()),
             Message::Lock(file()),
             Message::Listener { address: "[::1]:80".into(), sockets: vec![file(), file()], is_activated: true },
             Message::Origin { name: "a".into(), socket: file() },
+            Message::Counters(file()),
             Message::Complete,
             Message::Connections(file()),
             Message::GiveBack,

@@ -31,6 +31,11 @@ impl Distribution {
         self.sum
     }
 
+    /// The upper bound, in nanoseconds, and the count of each bucket that holds something.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.buckets.iter().map(|(bucket, count)| (upper_bound(*bucket), *count))
+    }
+
     /// A value, in nanoseconds, that `share` of all (0 to 1) do not exceed: at most 6.25 % too high. `None` when
     /// there are none.
     #[must_use]

@@ -76,6 +76,14 @@ impl Histogram {
         Counter(&self.0[histogram::bucket(nanoseconds)]).inc();
         Counter(&self.0[histogram::SUM]).add(nanoseconds);
     }
+
+    /// As many more as another histogram has, given by its sum and by the upper bound and the count of its buckets.
+    pub(super) fn carry_in(self, sum: u64, buckets: &[[u64; 2]]) {
+        for [bound, count] in buckets {
+            Counter(&self.0[histogram::bucket(*bound)]).add(*count);
+        }
+        Counter(&self.0[histogram::SUM]).add(sum);
+    }
 }
 
 /// What a process is doing.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-use super::layout::{MAJOR, NAME_BYTES_MAX};
+use super::layout::{NAME_BYTES_MAX, major};
 
 /// What went wrong with a zone.
 #[derive(Debug)]
@@ -86,6 +86,14 @@ pub enum Damage {
     Unreadable(io::Error),
 }
 
+impl ZoneError {
+    /// Whether it is that the zone has another layout, and nothing else is wrong with it.
+    #[must_use]
+    pub fn is_of_layout(&self) -> bool {
+        matches!(self, ZoneError::Damaged { damage: Damage::OtherMajor(_) | Damage::Narrow(_), .. })
+    }
+}
+
 impl Damage {
     /// Names the file.
     pub(crate) fn of(self, path: &Path) -> ZoneError {
@@ -145,7 +153,8 @@ impl fmt::Display for Damage {
             }
             Damage::OtherMajor(found) => write!(
                 f,
-                "has layout version {found}, this sluice reads version {MAJOR}: use the sluice that runs the proxy"
+                "has layout version {found}, this sluice reads version {}: use the sluice that runs the proxy",
+                major()
             ),
             Damage::Narrow(section) => {
                 write!(f, "has no room in its section {section} for what this sluice writes: it cannot be shared")

@@ -80,6 +80,9 @@ pub enum Value<'t> {
 pub(super) trait Cell: Sized {
     /// The cell at `word` of the record; `None` where the record has no such thing.
     fn find(place: &Place, word: u64) -> Option<Self>;
+
+    /// Adds what another zone has counted; what does not outlive its owner takes nothing.
+    fn carry(&self, _: &[u64]) {}
 }
 
 /// A type of field, for its readers. Public only because the types of public fields are found through it.
@@ -95,6 +98,10 @@ pub trait Column {
 impl Cell for Counter {
     fn find(place: &Place, word: u64) -> Option<Counter> {
         Some(Counter(place.map.word(place.record + word * 8)))
+    }
+
+    fn carry(&self, numbers: &[u64]) {
+        numbers.iter().for_each(|number| self.add(*number));
     }
 }
 
@@ -121,6 +128,10 @@ impl Column for Counter {
 impl Cell for [Counter; 5] {
     fn find(place: &Place, word: u64) -> Option<[Counter; 5]> {
         Some(place.map.words(place.record + word * 8).each_ref().map(Counter))
+    }
+
+    fn carry(&self, numbers: &[u64]) {
+        self.iter().zip(numbers).for_each(|(counter, number)| counter.add(*number));
     }
 }
 
@@ -175,6 +186,12 @@ impl Column for Gauge {
 impl Cell for Histogram {
     fn find(place: &Place, _: u64) -> Option<Histogram> {
         place.histogram.map(|offset| Histogram(place.map.words(offset)))
+    }
+
+    fn carry(&self, numbers: &[u64]) {
+        if let [sum, buckets @ ..] = numbers {
+            self.carry_in(*sum, buckets.as_chunks().0);
+        }
     }
 }
 

@@ -34,6 +34,7 @@ use crate::ident::{Generation, ProcessId, Slot, boot_id};
 
 mod adoption;
 mod bearings;
+mod carry;
 mod catalog;
 mod cell;
 mod error;
@@ -55,13 +56,14 @@ mod slot;
 pub(crate) mod source;
 
 pub use adoption::Stranger;
+pub use carry::CARRIED_BYTES_MAX;
 pub use catalog::{Catalog, NO_ROUTE};
 pub use cell::{Counter, Gauge, Histogram, State, StateCell};
 pub use error::{Damage, ZoneError};
 pub use field::{Field, Totals, Value};
 pub use flight::{Flight, Flights, METHOD_BYTES_MAX, NO_DUE, PATH_BYTES_MAX, Phase};
 pub use last_words::LastWords;
-pub use layout::{MAJOR, MINOR, NAME_BYTES_MAX, VERDICT_BYTES_MAX};
+pub use layout::{MINOR, NAME_BYTES_MAX, VERDICT_BYTES_MAX, major};
 pub use maxima::{FLIGHTS_MAX, Maxima, OBJECTS_MAX, SLOTS_MAX};
 pub use quarantine::{BANS_MAX, Ban, Quarantine, Request};
 pub use record::{ListenerCells, ProcessCells, RouteCells, ServerCells, UpstreamCells};

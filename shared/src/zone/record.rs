@@ -38,6 +38,15 @@ macro_rules! record {
             }
         }
 
+        impl $cells {
+            /// Adds what another zone counted in the field of this name, if there is one.
+            pub(super) fn carry(&self, field: &str, numbers: &[u64]) {
+                $(if field == stringify!($field) {
+                    Cell::carry(&self.$field, numbers);
+                })*
+            }
+        }
+
         #[cfg(test)]
         impl $cells {
             const FIELDS: &[(u64, &str)] =

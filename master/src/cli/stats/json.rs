@@ -28,7 +28,7 @@ pub(super) fn render(view: &View) -> String {
         "verdict": verdict,
         "master": {"pid": now.master.pid, "alive": now.is_supervised},
         "uptime_seconds": seconds(now.taken_ns.saturating_sub(now.created_ns)),
-        "zone_version": format!("{}.{}", shared::zone::MAJOR, now.minor),
+        "zone_version": format!("{}.{}", shared::zone::major(), now.minor),
         "totals": writer.fields(&now.totals, change.map(|change| &change.totals)),
         "processes": writer.processes(now, change),
         "listeners": writer.objects(&now.listeners, change.map(|change| &change.listeners[..])),
