@@ -65,7 +65,7 @@ pub(crate) struct Master {
     pub(crate) company: Company,
     /// Workers of other masters that were called, and have not answered yet.
     pub(crate) summoned: Vec<Summons>,
-    /// Whether workers of other masters are in the zone of this one.
+    /// Whether workers that another master of an upgrade leaves behind are in the zone of this one.
     pub(crate) shares_zone: bool,
     /// Processes in the zone that are no children.
     pub(crate) strangers: Vec<Stranger>,
@@ -153,8 +153,8 @@ impl Master {
             orphans,
             predecessor,
         } = start.inheritance;
-        // What an earlier master left is in the zone that was adopted, if any was; what a later one leaves, in ours.
-        let shares_zone = zone.is_some() || orphans.is_none() && predecessor.is_none();
+        // The workers of a master with another layout are in another zone.
+        let shares_zone = zone.is_some() || predecessor.is_none();
         let company = if orphans.is_some() && !has_sockets { Company::Orphans } else { Company::Nobody };
         let control = start.recipe.needs_origins().then(|| Control::open(&start.dir, origins)).transpose()?;
         let mut children = Children::default();
@@ -213,12 +213,12 @@ impl Master {
             let facts = self.signals.take();
             let now = Instant::now();
             self.hear();
-            self.hear_predecessor(now);
-            self.hear_successor(now);
-            self.hear_summoned(now);
             if facts.child || self.children.adopted().next().is_some() {
                 self.reap(now);
             }
+            self.hear_predecessor(now);
+            self.hear_successor(now);
+            self.hear_summoned(now);
             self.release_strangers(now);
             if facts.stop {
                 let urgency = if self.stopping >= Some(Urgency::Stop) { Urgency::Kill } else { Urgency::Stop };
@@ -241,12 +241,7 @@ impl Master {
                 self.upgrade_beside(now);
             }
             self.heed(now);
-            if self.reload_asked
-                && self.change.is_none()
-                && self.serving.is_some()
-                && self.stopping.is_none()
-                && self.upgrade.is_none()
-            {
+            if self.reload_asked && self.may_reload() {
                 self.reload_asked = false;
                 self.reload(now);
             }
@@ -268,7 +263,11 @@ impl Master {
 
     /// How long workers may drain.
     pub(crate) fn patience(&self) -> Duration {
-        self.serving.as_ref().map_or(Duration::ZERO, |cohort| cohort.config.shutdown_timeout)
+        let coming = match &self.change {
+            Some(Change::Starting { cohort, .. }) => Some(cohort),
+            _ => None,
+        };
+        self.serving.as_ref().or(coming).map_or(Duration::ZERO, |cohort| cohort.config.shutdown_timeout)
     }
 
     /// A descriptor that tells `control` by its end that neither master nor workers are left.
@@ -294,6 +293,20 @@ impl Master {
             crit!(self.log, "cannot go on: {}", reason);
             self.stop(Urgency::Stop, now);
         }
+    }
+
+    /// Whether a change can begin: none is under way, and the place of this master is its own.
+    fn may_reload(&self) -> bool {
+        self.change.is_none()
+            && self.serving.is_some()
+            && self.stopping.is_none()
+            && self.upgrade.is_none()
+            && self.zone.is_some()
+    }
+
+    /// No worker is started in the place of one that died.
+    pub(crate) fn forget_respawns(&mut self) {
+        self.respawns.retain(|(_, seat)| seat.is_none());
     }
 
     /// The listening sockets of the demo origins, for another master.
@@ -399,7 +412,7 @@ impl Master {
     pub(crate) fn rest(&mut self, now: Instant) {
         info!(self.log, "the workers are told to finish; a reload starts new ones");
         self.rests = true;
-        self.respawns.clear();
+        self.forget_respawns();
         self.hand_over_to_successor();
         self.children.urge(Urgency::Drain, now, self.patience(), Child::is_worker);
     }
@@ -420,23 +433,24 @@ impl Master {
         self.stopping = Some(urgency);
         self.respawns.clear();
         self.requests = None;
+        self.summoned.clear();
+        let patience = self.patience();
         if let Some(Change::Starting { cohort, .. } | Change::Swapping(Swap { cohort: Some(cohort), .. })) =
             self.change.take()
         {
             cohort.listeners.unlink_all_but(self.inherited.as_ref());
         }
-        if self.serving.is_none() {
-            // Workers of a killed master serve on, for the next start.
+        if let Some(cohort) = &mut self.serving {
+            cohort.listeners.unlink_all_but(self.inherited.as_ref());
+            cohort.listeners.close();
+        }
+        if self.pid_file.is_none() {
+            // It never came to be the proxy: workers of a killed master serve on, for the next start.
             self.children.release_adopted();
         }
         // Closed before workers are told, so that the queues which they run dry are the last of it.
         self.retiring.clear();
         self.inherited = None;
-        let patience = self.patience();
-        if let Some(cohort) = &mut self.serving {
-            cohort.listeners.unlink_all_but(None);
-            cohort.listeners.close();
-        }
         self.children.urge(Urgency::Kill, now, patience, |child| child.role == Role::Proof);
         self.children.urge(urgency, now, patience, Child::is_worker);
     }
@@ -451,6 +465,8 @@ impl Master {
                 control.unlink();
             }
             if has_served {
+                // Who stood still, and is no child, finishes when it turns again.
+                self.zone.into_iter().for_each(Zone::retire);
                 // The zone of a master that never served lies under another name, and was nobody's.
                 let _ = std::fs::remove_file(self.dir.zone());
                 let _ = std::fs::remove_file(self.dir.master_socket());

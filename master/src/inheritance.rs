@@ -100,14 +100,25 @@ impl Inheritance {
     pub(crate) fn of_orphans(dir: &RuntimeDir, config: &Config, log: &Logger) -> Inheritance {
         let orphans = Orphans::find(dir, log);
         // Also when there is no zone any more: a master may have ended beside workers that were not its.
-        let Adopted { children, listeners, summoned } = Adopted::from_workers(dir, &[], true, log);
-        let has_sockets = listeners.is_some();
+        let mut adopted = Adopted::from_workers(dir, &[], true, log);
+        let listeners = adopted.listeners.take();
         let mut inheritance =
-            Inheritance { listeners, has_sockets, children, summoned, orphans, ..Inheritance::default() };
-        if inheritance.orphans.is_none() {
-            inheritance.children.iter_mut().for_each(Child::forget_slot);
-            return inheritance;
+            Inheritance { has_sockets: listeners.is_some(), listeners, orphans, ..Inheritance::default() };
+        if inheritance.orphans.is_some() {
+            inheritance.adopt_zone(dir, config, log);
         }
+        if inheritance.zone.is_none() {
+            adopted.forget_slots();
+        }
+        inheritance
+            .strangers
+            .retain(|stranger| adopted.children.iter().all(|child| child.slot() != Some(stranger.slot)));
+        (inheritance.children, inheritance.summoned) = (adopted.children, adopted.summoned);
+        inheritance
+    }
+
+    /// Goes on with the zone of `dir`, if that can be.
+    fn adopt_zone(&mut self, dir: &RuntimeDir, config: &Config, log: &Logger) {
         // Its successors count on where it stood, unless it is too small, or not to be understood.
         match ProcessId::current(0).map_err(|source| ZoneError::Io { doing: "take over", path: dir.zone(), source }) {
             Ok(_) if is_too_small(dir, config) => {
@@ -115,22 +126,14 @@ impl Inheritance {
             }
             Ok(us) => match Zone::adopt(&dir.zone(), us) {
                 Ok((zone, strangers)) => {
-                    let is_ours = |stranger: &Stranger| {
-                        inheritance.children.iter().any(|child| child.slot() == Some(stranger.slot))
-                    };
-                    inheritance.strangers = strangers.into_iter().filter(|stranger| !is_ours(stranger)).collect();
-                    inheritance.zone = Some(zone);
-                    inheritance.generation = Snapshot::read(&dir.zone())
+                    (self.zone, self.strangers) = (Some(zone), strangers);
+                    self.generation = Snapshot::read(&dir.zone())
                         .map_or(0, |snapshot| snapshot.last_generation().min(GENERATION_MAX));
                 }
                 Err(error) => warn!(log, "the zone cannot be taken over, counters start at zero: {}", error),
             },
             Err(error) => warn!(log, "{}", error),
         }
-        if inheritance.zone.is_none() {
-            inheritance.children.iter_mut().for_each(Child::forget_slot);
-        }
-        inheritance
     }
 }
 
@@ -258,7 +261,7 @@ impl Predecessor {
 
     /// When to look next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.trial.as_ref().map(|trial| trial.next.min(trial.until))
+        self.trial.as_ref().filter(|_| self.wants_trial()).map(|trial| trial.next.min(trial.until))
     }
 
     /// The watch is over.

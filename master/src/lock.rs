@@ -132,14 +132,14 @@ impl PidFile {
         Ok(PidFile { path: path.into(), owner })
     }
 
-    /// Whether it still says what was written: another master may have replaced it.
-    pub(crate) fn is_ours(&self) -> bool {
-        fs::read_to_string(&self.path).unwrap_or_default().trim() == self.owner.to_string()
+    /// Whether another master has replaced it.
+    pub(crate) fn is_anothers(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|text| text.trim() != self.owner.to_string())
     }
 
     /// Removes it, unless the caller is another process or another master has replaced it.
     pub(crate) fn remove(self) {
-        if self.owner == std::process::id() && self.is_ours() {
+        if self.owner == std::process::id() && !self.is_anothers() {
             // It may have been removed by hand: then there is nothing left to do.
             let _ = fs::remove_file(&self.path);
         }

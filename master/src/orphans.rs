@@ -63,6 +63,10 @@ pub(crate) struct Summons {
     link: Link,
     found: Vec<Passed>,
     messages: usize,
+    /// Whether its sockets are of use: others may have given them already.
+    wants_sockets: bool,
+    /// Its slot is in a zone that this master has not.
+    is_foreign: bool,
 }
 
 impl Orphans {
@@ -121,7 +125,7 @@ impl Adopted {
     pub(crate) fn from_workers(dir: &RuntimeDir, but: &[Slot], waits: bool, log: &Logger) -> Adopted {
         let mut adopted = Adopted::default();
         for slot in dir.calls().into_iter().filter(|slot| !but.contains(slot)) {
-            match Summons::send(dir, slot) {
+            match Summons::send(dir, slot, waits) {
                 Ok(summons) => adopted.summoned.push(summons),
                 // A file that a dead worker left.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => dir.remove_call(slot),
@@ -135,6 +139,10 @@ impl Adopted {
             adopted.hear(log);
             let left = deadline.saturating_duration_since(Instant::now());
             if !waits || adopted.summoned.is_empty() || left.is_zero() {
+                for late in &mut adopted.summoned {
+                    late.wants_sockets = false;
+                    late.found.clear();
+                }
                 return adopted;
             }
             let mut sources: Vec<_> =
@@ -142,6 +150,12 @@ impl Adopted {
             // Whatever it answers, it is looked again.
             let _ = poll(&mut sources, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         }
+    }
+
+    /// They are in a zone that this master has not.
+    pub(crate) fn forget_slots(&mut self) {
+        self.children.iter_mut().for_each(Child::forget_slot);
+        self.summoned.iter_mut().for_each(|summons| summons.is_foreign = true);
     }
 
     /// Hears those that were called; those that have said all are children from then on.
@@ -169,14 +183,22 @@ impl Adopted {
 }
 
 impl Summons {
-    fn send(dir: &RuntimeDir, slot: Slot) -> io::Result<Summons> {
+    fn send(dir: &RuntimeDir, slot: Slot, wants_sockets: bool) -> io::Result<Summons> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&dir.call(slot))?)?;
         // The worker listens itself: the kernel names it, and no word in the zone.
         let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
         let process = Process::of_peer(peer.pid())?;
-        Ok(Summons { slot, process, link: Link::from_fd(socket)?, found: Vec::new(), messages: 0 })
+        Ok(Summons {
+            slot,
+            process,
+            link: Link::from_fd(socket)?,
+            found: Vec::new(),
+            messages: 0,
+            wants_sockets,
+            is_foreign: false,
+        })
     }
 
     /// What becomes readable when there is something to hear.
@@ -190,7 +212,9 @@ impl Summons {
             match self.link.receive() {
                 Ok(Some(Message::Listener { address, sockets, is_activated })) if self.messages < MESSAGES_MAX => {
                     self.messages += 1;
-                    self.found.push(Passed { address, sockets, is_activated });
+                    if self.wants_sockets {
+                        self.found.push(Passed { address, sockets, is_activated });
+                    }
                 }
                 Ok(Some(Message::Complete)) => return Ok(true),
                 Ok(Some(_)) => return Err(io::Error::new(io::ErrorKind::InvalidData, "it says what no worker says")),
@@ -204,7 +228,11 @@ impl Summons {
     /// The worker as a child that is adopted, and the sockets that it has.
     fn adopt(self) -> (Child, Vec<Passed>) {
         // It is of no configuration of this master's, and has no seat of one.
-        let role = Role::Worker { seat: Seat(u32::MAX), slot: Some(self.slot), generation: Generation(0) };
+        let role = Role::Worker {
+            seat: Seat(u32::MAX),
+            slot: (!self.is_foreign).then_some(self.slot),
+            generation: Generation(0),
+        };
         (Child::adopted(role, self.process, Channel::from_fd(self.link.into_fd())), self.found)
     }
 }

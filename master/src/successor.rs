@@ -121,7 +121,8 @@ impl Master {
                 info!(self.log, "the earlier master takes its place back");
                 predecessor.zone = self.zone;
                 self.step_back();
-                self.respawns.clear();
+                self.forget_respawns();
+                self.reload_asked = false;
                 self.rests = true;
                 self.tell_predecessor(Message::GivenBack);
             }
@@ -129,9 +130,10 @@ impl Master {
                 warn!(self.log, "the other master keeps its place: {}", reason);
                 let Some(predecessor) = &self.predecessor else { return };
                 self.hand_over_across(&predecessor.link);
+                // Before the other one hears of it: from then on the zone is its.
+                self.step_back();
                 self.tell_predecessor(Message::Refused(reason.to_owned()));
                 self.predecessor = None;
-                self.step_back();
                 self.stop(Urgency::Drain, now);
             }
             NewStep::GoOn => {}
@@ -173,9 +175,15 @@ impl Master {
 
     /// A master that was killed before its workers had gone leaves them to us.
     pub(crate) fn adopt_left_behind(&mut self, now: Instant) {
+        if self.stopping.is_some() || self.zone.is_none() {
+            return;
+        }
         let called = self.summoned.iter().map(|summons| summons.slot);
         let known: Vec<_> = self.children.iter().filter_map(Child::slot).chain(called).collect();
         let mut adopted = Adopted::from_workers(&self.dir, &known, false, &self.log);
+        if !self.shares_zone {
+            adopted.forget_slots();
+        }
         self.summoned.append(&mut adopted.summoned);
         self.take_in(adopted, now);
     }
@@ -192,12 +200,9 @@ impl Master {
 
     /// They are children from now on, and finish as soon as this master serves.
     fn take_in(&mut self, adopted: Adopted, now: Instant) {
-        let Adopted { mut children, .. } = adopted;
+        let Adopted { children, .. } = adopted;
         if children.is_empty() {
             return;
-        }
-        if !self.shares_zone {
-            children.iter_mut().for_each(Child::forget_slot);
         }
         let slots: Vec<_> = children.iter().filter_map(Child::slot).collect();
         self.strangers.retain(|stranger| !slots.contains(&stranger.slot));

@@ -18,7 +18,7 @@ use shared::stats::Snapshot;
 use shared::zone::Zone;
 use slog::{error, info, warn};
 
-use crate::children::{Child, Exit, Role, Urgency};
+use crate::children::{Child, Exit, Role, STOP_TIMEOUT, Urgency};
 use crate::cycle::Master;
 use crate::inheritance::GENERATION_MAX;
 use crate::listeners::Passed;
@@ -209,7 +209,12 @@ impl Master {
     /// Hears what the other master says.
     pub(crate) fn hear_successor(&mut self, now: Instant) {
         while let Some(upgrade) = &mut self.upgrade {
-            match upgrade.link.receive() {
+            let received = upgrade.link.receive();
+            if upgrade.verdict.is_some() && matches!(received, Ok(Some(_))) {
+                // It is being killed: what it still says does not count.
+                continue;
+            }
+            match received {
                 Ok(Some(Message::Progress(text))) => {
                     info!(self.log, "upgrade: {}", text);
                     upgrade.client.iter().for_each(|client| client.answer(&Answer::Note(text.clone())));
@@ -240,7 +245,8 @@ impl Master {
 
     /// Our workers do not come back from the other binary, which goes on then; says whether they were to.
     pub(crate) fn stay_with_successor(&mut self, reason: &str, now: Instant) -> bool {
-        let is_returning = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.rule.is_returning());
+        let is_returning =
+            self.upgrade.as_ref().is_some_and(|upgrade| upgrade.rule.is_returning() && !upgrade.rule.is_ending());
         self.pass(OldEvent::Stuck, reason, now);
         is_returning
     }
@@ -259,9 +265,9 @@ impl Master {
         if let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.pid == pid) {
             let reason = upgrade.verdict.take().unwrap_or_else(|| format!("the other master ended: {exit}"));
             self.pass(OldEvent::Failed, &reason, now);
-            // Those that it had forked, if it was killed.
-            self.adopt_left_behind(now);
         }
+        // Those that it had forked, if it was killed.
+        self.adopt_left_behind(now);
     }
 
     /// The operator wants this master to serve alone again; says whether there was another one to send away.
@@ -273,13 +279,19 @@ impl Master {
 
     /// The end of this master has begun: another one may go on in its place, or has to end as well.
     pub(crate) fn leave_upgrade(&mut self, now: Instant) {
-        let is_replaced = self.pid_file.as_ref().is_some_and(|pid_file| !pid_file.is_ours());
+        let is_replaced = self.pid_file.as_ref().is_some_and(PidFile::is_anothers);
         self.pass(OldEvent::Quit { is_replaced }, "the proxy is stopped", now);
     }
 
     /// Does what follows from an event.
     fn pass(&mut self, event: OldEvent, reason: &str, now: Instant) {
         let Some(upgrade) = &mut self.upgrade else { return };
+        let event = match (&upgrade.verdict, event) {
+            // It is being killed, and goes on in no one's place.
+            (Some(_), OldEvent::Failed | OldEvent::Quit { .. }) => OldEvent::Failed,
+            (Some(_), _) => return,
+            (None, event) => event,
+        };
         match upgrade.rule.on(event) {
             OldStep::Wait => {}
             OldStep::Announce => {
@@ -358,11 +370,14 @@ impl Master {
         // It may be waiting for that, or gone.
         let _ = link.send(&Message::End);
         drop(link);
-        self.children.urge(Urgency::Drain, now, self.patience(), |child| child.pid() == pid);
+        // If the proxy ends, what was about to replace it must not come to do so any more.
+        let urgency = if self.stopping.is_some() { Urgency::Kill } else { Urgency::Drain };
+        let patience = self.patience() + 2 * STOP_TIMEOUT;
+        self.children.urge(urgency, now, patience, |child| child.pid() == pid);
         if takes_zone {
             self.take_zone_back(zone);
-            self.fill_seats(now);
         }
+        self.fill_seats(now);
         old_pid_file.into_iter().for_each(PidFile::remove);
         // The other may have said already that the directory is its.
         if let Err(fault) = self.become_known() {
@@ -381,10 +396,6 @@ impl Master {
             false => error!(self.log, "upgrade rolled back: {}", reason; "master" => pid),
         }
         if let (Some(zone), Some(serving)) = (self.zone, &self.serving) {
-            // What the other had published is taken back; names that both have kept their places.
-            if let Err(fault) = zone.publish(&serving.catalog()) {
-                error!(self.log, "cannot publish the configuration's names again: {}", fault);
-            }
             zone.set_generation(serving.generation);
             zone.set_verdict(Generation(self.generations), false, &format!("upgrade rolled back: {reason}"));
             self.service.ready(serving.generation, Some(reason), &self.log);
@@ -405,6 +416,10 @@ impl Master {
         if let Ok(us) = ProcessId::current(0) {
             zone.hold(us);
         }
+        // What the other had published is taken back; names that both have kept their places.
+        if let Some(Err(fault)) = self.serving.as_ref().map(|serving| zone.publish(&serving.catalog())) {
+            error!(self.log, "cannot publish the configuration's names again: {}", fault);
+        }
         self.zone = Some(zone);
     }
 
@@ -412,6 +427,7 @@ impl Master {
     pub(crate) fn fill_seats(&mut self, now: Instant) {
         let Some(serving) = &self.serving else { return };
         self.rests = false;
+        self.supervisors.clear();
         let taken: Vec<Seat> = self
             .children
             .iter()

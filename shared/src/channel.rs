@@ -269,10 +269,12 @@ impl Channel {
     }
 
     fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], Vec<OwnedFd>)>> {
-        let (length, files) = match fd::receive(self.as_fd(), buffer) {
-            // The other end died with our messages unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            other => other?,
+        let (length, files) = loop {
+            match fd::receive(self.as_fd(), buffer) {
+                // The other end died with our messages unread. That is told once; what it had said is still there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                other => break other?,
+            }
         };
         match &buffer[..length] {
             [] => Ok(None),

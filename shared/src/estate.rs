@@ -161,10 +161,12 @@ impl Link {
     /// `WouldBlock` when there is none yet; `InvalidData` for a frame that is not one.
     pub fn receive(&self) -> io::Result<Option<Message>> {
         let mut buffer = [0; FRAME_BYTES_MAX];
-        let (length, files) = match fd::receive(self.0.as_fd(), &mut buffer) {
-            // The other end died with our messages unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            other => other?,
+        let (length, files) = loop {
+            match fd::receive(self.0.as_fd(), &mut buffer) {
+                // The other end died with our messages unread. That is told once; what it had said is still there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                other => break other?,
+            }
         };
         match &buffer[..length] {
             [] => Ok(None),
@@ -326,7 +328,10 @@ mod tests {
         }
         a.send(&Message::Refused("é".repeat(9000))).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Refused(text)) if text.len() == TEXT_BYTES_MAX));
+        b.send(&Message::GiveBack).unwrap();
+        a.send(&Message::Serving).unwrap();
         drop(a);
+        assert!(matches!(b.receive().unwrap(), Some(Message::Serving)), "its last words are heard");
         assert!(b.receive().unwrap().is_none());
         assert!(Link::from_fd(file()).is_err() && Link::from_fd(b.into_fd()).is_ok());
     }

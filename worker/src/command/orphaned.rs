@@ -18,10 +18,15 @@ use shared::fd::DESCRIPTORS_MAX;
 use slog::{info, warn};
 
 use super::{Line, Worker};
+use crate::runtime::clock::{self, MILLISECOND};
 use crate::runtime::reactor::Registration;
+use crate::runtime::timer::Timer;
 
 /// How many masters may wait to be let in.
 const BACKLOG: i32 = 4;
+
+/// How long to wait when descriptors or memory are short, in nanoseconds.
+const WANT_PAUSE: u64 = 100 * MILLISECOND;
 
 impl Line {
     /// The channel to a master, watched.
@@ -39,6 +44,7 @@ impl Line {
 impl Worker {
     /// Waits until another master has come.
     pub(super) async fn await_master(&self) -> Line {
+        let timer = Timer::new();
         loop {
             self.call_ready.readable().await;
             match self.call.accept() {
@@ -48,7 +54,11 @@ impl Worker {
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.call_ready.drained(),
                 // It hung up while it waited.
-                Err(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    warn!(self.log, "cannot let another master in"; "reason" => %error);
+                    timer.sleep(clock::now() + WANT_PAUSE).await;
+                }
             }
         }
     }
