@@ -156,7 +156,7 @@ impl Master {
         self.upgrade = Some(upgrade);
         // One that has ended already is told apart by how it did.
         if let Err(error) = self.pass_on(watch)
-            && error.kind() != io::ErrorKind::BrokenPipe
+            && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
         {
             self.reject(&format!("cannot pass on what the other binary needs: {error}"), now);
         }
