@@ -435,18 +435,21 @@ impl Master {
         self.requests = None;
         self.summoned.clear();
         let patience = self.patience();
+        // A start that failed leaves the workers of a killed master, and their sockets, to the next one.
+        let leaves_orphans = self.pid_file.is_none() && self.outcome.code != 0;
+        let survivor = self.inherited.as_ref().filter(|_| leaves_orphans);
         if let Some(Change::Starting { cohort, .. } | Change::Swapping(Swap { cohort: Some(cohort), .. })) =
             self.change.take()
         {
-            cohort.listeners.unlink_all_but(self.inherited.as_ref());
+            cohort.listeners.unlink_all_but(survivor);
         }
         if let Some(cohort) = &mut self.serving {
-            cohort.listeners.unlink_all_but(self.inherited.as_ref());
+            cohort.listeners.unlink_all_but(survivor);
             cohort.listeners.close();
         }
-        if self.pid_file.is_none() {
-            // It never came to be the proxy: workers of a killed master serve on, for the next start.
-            self.children.release_adopted();
+        match leaves_orphans {
+            true => self.children.release_adopted(),
+            false => self.inherited.iter().for_each(|inherited| inherited.unlink_all_but(None)),
         }
         // Closed before workers are told, so that the queues which they run dry are the last of it.
         self.retiring.clear();
@@ -456,7 +459,8 @@ impl Master {
     }
 
     fn end(self) -> Outcome {
-        let has_served = self.pid_file.is_some();
+        // One that was stopped while it took over from a killed one has stopped that one's workers.
+        let has_served = self.pid_file.is_some() || self.outcome.code == 0 && self.zone.is_some() && !self.has_new_zone;
         // These are told apart by the pid in them.
         self.pid_file.into_iter().for_each(PidFile::remove);
         self.upgrade.into_iter().for_each(Upgrade::end);
