@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared::channel::{Command, Report};
 use shared::ident::{Generation, Seat};
 use shared::zone::{Stranger, Zone};
-use slog::{Logger, crit, error, info, warn};
+use slog::{Logger, error, info};
 
 use crate::children::{Child, Children, Role, Urgency};
 use crate::cohort::Cohort;
@@ -34,7 +34,6 @@ use crate::service::Service;
 use crate::signals::Signals;
 use crate::successor::StrangerWatch;
 use crate::supervisor::Supervisor;
-use crate::swap::Swap;
 use crate::upgrade::Upgrade;
 use crate::watchdog::Watchdog;
 
@@ -92,7 +91,7 @@ pub(crate) struct Master {
     pub(crate) service: Service,
     pub(crate) watchdog: Watchdog,
     pub(crate) quarantine: Quarantine,
-    control: Option<Control>,
+    pub(crate) control: Option<Control>,
     signals: Signals,
     /// None once another master goes on in this one's place.
     pub(crate) lock: Option<Lock>,
@@ -100,7 +99,7 @@ pub(crate) struct Master {
     pub(crate) reload_asked: bool,
     pub(crate) reopen_asked: bool,
     pub(crate) stopping: Option<Urgency>,
-    outcome: Outcome,
+    pub(crate) outcome: Outcome,
     greeting: Option<String>,
 }
 
@@ -286,15 +285,6 @@ impl Master {
         Ok(())
     }
 
-    /// Ends with an error, at once; if another master goes on, its workers may finish.
-    pub(crate) fn fail(&mut self, reason: String, now: Instant) {
-        self.outcome = Outcome { code: 1, text: reason.clone() };
-        if !self.renounce(&reason) {
-            crit!(self.log, "cannot go on: {}", reason);
-            self.stop(Urgency::Stop, now);
-        }
-    }
-
     /// Whether a change can begin: none is under way, and the place of this master is its own.
     fn may_reload(&self) -> bool {
         self.change.is_none()
@@ -415,84 +405,6 @@ impl Master {
         self.forget_respawns();
         self.hand_over_to_successor();
         self.children.urge(Urgency::Drain, now, self.patience(), Child::is_worker);
-    }
-
-    pub(crate) fn stop(&mut self, urgency: Urgency, now: Instant) {
-        if self.stopping >= Some(urgency) {
-            return;
-        }
-        if self.stopping.is_none() {
-            self.stopping = Some(urgency);
-            self.leave_upgrade(now);
-            self.renounce("the other binary was stopped");
-            if !self.is_superseded {
-                self.service.stopping(&self.log);
-            }
-            info!(self.log, "stopping"; "how" => if urgency == Urgency::Drain { "when all is finished" } else { "at once" });
-        }
-        self.stopping = Some(urgency);
-        self.respawns.clear();
-        self.requests = None;
-        self.summoned.clear();
-        let patience = self.patience();
-        // A start that failed leaves the workers of a killed master, and their sockets, to the next one.
-        let leaves_orphans = self.pid_file.is_none() && self.outcome.code != 0;
-        let survivor = self.inherited.as_ref().filter(|_| leaves_orphans);
-        if let Some(Change::Starting { cohort, .. } | Change::Swapping(Swap { cohort: Some(cohort), .. })) =
-            self.change.take()
-        {
-            cohort.listeners.unlink_all_but(survivor);
-        }
-        if let Some(cohort) = &mut self.serving {
-            cohort.listeners.unlink_all_but(survivor);
-            cohort.listeners.close();
-        }
-        match leaves_orphans {
-            true => self.children.release_adopted(),
-            false => self.inherited.iter().for_each(|inherited| inherited.unlink_all_but(None)),
-        }
-        // Closed before workers are told, so that the queues which they run dry are the last of it.
-        self.retiring.clear();
-        self.inherited = None;
-        self.children.urge(Urgency::Kill, now, patience, |child| child.role == Role::Proof);
-        self.children.urge(urgency, now, patience, Child::is_worker);
-    }
-
-    fn end(self) -> Outcome {
-        // One that was stopped while it took over from a killed one has stopped that one's workers.
-        let has_served = self.pid_file.is_some() || self.outcome.code == 0 && self.zone.is_some() && !self.has_new_zone;
-        // These are told apart by the pid in them.
-        self.pid_file.into_iter().for_each(PidFile::remove);
-        self.upgrade.into_iter().for_each(Upgrade::end);
-        if !self.is_superseded {
-            if let Some(control) = self.control {
-                control.unlink();
-            }
-            if has_served {
-                // Who stood still, and is no child, finishes when it turns again.
-                self.zone.into_iter().for_each(Zone::retire);
-                // The zone of a master that never served lies under another name, and was nobody's.
-                let _ = std::fs::remove_file(self.dir.zone());
-                let _ = std::fs::remove_file(self.dir.master_socket());
-                self.committed.into_iter().for_each(Committed::remove);
-                // None of ours is left, and those of another master's trial that are end by themselves.
-                self.dir.calls().into_iter().for_each(|slot| self.dir.remove_call(slot));
-            }
-            if self.has_new_zone {
-                let _ = std::fs::remove_file(self.dir.zone().with_extension("new"));
-            }
-        }
-        info!(self.log, "stopped"; "code" => self.outcome.code);
-        if !self.is_superseded
-            && let Some(Err(error)) = self.lock.map(Lock::give_back)
-        {
-            warn!(self.log, "cannot clear the lock file"; "reason" => %error);
-        }
-        if let Some(launch) = self.launch {
-            let early = Outcome { code: 1, text: "it was stopped before it was ready".into() };
-            launch.report(if self.outcome.code == 0 { &early } else { &self.outcome });
-        }
-        self.outcome
     }
 }
 

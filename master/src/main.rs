@@ -16,7 +16,9 @@ mod control;
 mod cycle;
 #[allow(unsafe_code, reason = "fork(2) twice")]
 mod daemon;
+mod ending;
 mod handover;
+mod identity;
 mod inheritance;
 mod listeners;
 mod lock;

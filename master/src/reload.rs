@@ -27,7 +27,6 @@ use slog::{error, info, warn};
 
 use crate::children::{Child, Exit, Role, Urgency};
 use crate::cohort::{Cohort, seats};
-use crate::committed::Committed;
 use crate::cycle::{Master, Retiring};
 use crate::daemon::Outcome;
 use crate::listeners::{Company, Listeners};
@@ -36,7 +35,6 @@ use crate::passage::{New, NewEvent};
 use crate::rights::{Rights, allowed_cores};
 use crate::spawn::fork;
 use crate::swap::Swap;
-use crate::upgrade::oldbin;
 
 /// How long the proof of a configuration may take.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
@@ -299,15 +297,6 @@ impl Master {
         self.announce();
     }
 
-    /// Writes down what is served.
-    pub(crate) fn note_committed(&mut self) {
-        let Some(serving) = &self.serving else { return };
-        match Committed::write(&self.dir.committed(), &self.recipe.name(), &serving.text) {
-            Ok(committed) => self.committed = Some(committed),
-            Err(reason) => error!(self.log, "`sluice plan` and `sluice status` cannot tell what is served: {}", reason),
-        }
-    }
-
     /// The first cohort serves: from now on this is the proxy of its runtime directory.
     fn begin_to_serve(&mut self, now: Instant) -> Result<(), String> {
         // First what is likelier to fail: what is told to the workers of a killed master cannot be taken back.
@@ -316,7 +305,7 @@ impl Master {
         let is_new = std::mem::take(&mut self.has_new_zone);
         if self.predecessor.is_none() {
             // Of masters that were killed.
-            let _ = std::fs::remove_file(oldbin(self.dir.pid_file()));
+            let _ = std::fs::remove_file(self.dir.old_pid_file());
         }
         if let Some(serving) = &mut self.serving {
             serving.listeners.lend(false);

@@ -57,6 +57,13 @@ impl RuntimeDir {
         &self.pid_file
     }
 
+    /// Where nginx's users look for the pid of a master that another one has joined.
+    pub(crate) fn old_pid_file(&self) -> PathBuf {
+        let mut name = self.pid_file.as_os_str().to_owned();
+        name.push(".oldbin");
+        name.into()
+    }
+
     /// The shared memory of all processes.
     pub(crate) fn zone(&self) -> PathBuf {
         self.path.join("zone")

@@ -130,6 +130,32 @@ impl Master {
         }
     }
 
+    /// Every seat of what is served is to have a worker: some may have died, or were told to finish.
+    pub(crate) fn fill_seats(&mut self, now: Instant) {
+        let Some(serving) = &self.serving else { return };
+        self.rests = false;
+        self.supervisors.clear();
+        let taken: Vec<Seat> = self
+            .children
+            .iter()
+            .filter(|child| child.is_of(serving.generation) && !child.is_leaving())
+            .filter_map(Child::seat)
+            .collect();
+        let empty = (0..serving.seats).map(Seat).filter(|seat| !taken.contains(seat));
+        for seat in empty {
+            if !self.respawns.iter().any(|(_, known)| *known == Some(seat)) {
+                self.respawns.push((now, Some(seat)));
+            }
+        }
+    }
+
+    /// Whether every seat of what is served has a worker that serves.
+    pub(crate) fn all_serve(&self) -> bool {
+        let Some(serving) = &self.serving else { return false };
+        let at_work = |child: &&Child| child.is_of(serving.generation) && child.is_ready && !child.is_leaving();
+        self.children.iter().filter(at_work).count() == serving.seats as usize
+    }
+
     fn start_worker(&mut self, cohort: &Cohort, seat: Seat) -> Result<(), String> {
         let Some(zone) = self.zone else { return Ok(()) };
         let child = cohort.start_worker(zone, &self.dir, seat, self.lifeline(), false)?;

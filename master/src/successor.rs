@@ -21,7 +21,6 @@ use crate::orphans::Adopted;
 use crate::passage::{New, NewEvent, NewStep};
 use crate::reload::Change;
 use crate::trial::Finding;
-use crate::upgrade::oldbin;
 
 /// How often it is looked whether processes of other masters have ended.
 const STRANGER_INTERVAL: Duration = Duration::from_secs(1);
@@ -169,7 +168,7 @@ impl Master {
         info!(self.log, "the earlier master has gone");
         self.predecessor = None;
         // One that was killed leaves it.
-        let _ = std::fs::remove_file(oldbin(self.dir.pid_file()));
+        let _ = std::fs::remove_file(self.dir.old_pid_file());
         self.adopt_left_behind(now);
     }
 

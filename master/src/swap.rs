@@ -38,12 +38,10 @@ pub(crate) struct Swap {
 impl Master {
     /// Whether the workers that run can make these changes: nothing in them takes other ones, and all are there.
     pub(crate) fn can_swap(&self, changes: &[diff::Change]) -> bool {
-        let Some(serving) = &self.serving else { return false };
-        let is_at_work = |child: &&Child| child.is_of(serving.generation) && child.is_ready && !child.is_leaving();
         changes.iter().all(|change| change.effect == Effect::Live)
             && self.respawns.is_empty()
             && !self.rests
-            && self.children.iter().filter(is_at_work).count() == serving.seats as usize
+            && self.all_serve()
     }
 
     /// Has every worker make the configuration ready.

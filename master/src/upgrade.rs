@@ -5,15 +5,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use shared::estate::{Link, Message, Terms};
-use shared::fd::{DESCRIPTORS_MAX, seal};
-use shared::ident::{Generation, ProcessId, Seat, Slot};
+use shared::fd::seal;
+use shared::ident::Generation;
 use shared::stats::Snapshot;
 use shared::zone::Zone;
 use slog::{error, info, warn};
@@ -25,7 +26,7 @@ use crate::listeners::Passed;
 use crate::lock::PidFile;
 use crate::passage::{Old, OldEvent, OldStep};
 use crate::recipe::Recipe;
-use crate::requests::{Answer, Client, Requests};
+use crate::requests::{Answer, Client};
 use crate::spawn::{exec_file, fork};
 
 /// How long another binary may take to serve, beside the time that its first worker is watched.
@@ -83,11 +84,9 @@ impl Upgrade {
 impl Master {
     /// SIGUSR2: the binary that is now at our path takes its place beside us; the operator decides what follows.
     pub(crate) fn upgrade_beside(&mut self, now: Instant) {
-        let opened = own_path().and_then(|path| {
-            let file =
-                std::fs::File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-            Ok(OwnedFd::from(file))
-        });
+        let opened = binary_of(std::process::id()).and_then(std::fs::File::open).map(OwnedFd::from);
+        let opened =
+            opened.map_err(|error| format!("cannot open the binary that this master was started from: {error}"));
         match opened.and_then(|binary| self.launch(&binary, None, now)) {
             Ok(upgrade) => self.begin_upgrade(upgrade, NO_WATCH, now),
             Err(reason) => error!(self.log, "no upgrade: {}", reason),
@@ -148,7 +147,7 @@ impl Master {
             verdict: None,
             is_silent: false,
             rule: Old::new(watched.is_some()),
-            old_pid_file: PidFile::write(&oldbin(self.dir.pid_file())).ok(),
+            old_pid_file: PidFile::write(&self.dir.old_pid_file()).ok(),
         })
     }
 
@@ -189,12 +188,8 @@ impl Master {
         if let Some(lock) = &self.lock {
             link.send(&Message::Lock(lock.share()?))?;
         }
-        for Passed { address, mut sockets, is_activated } in serving.listeners.share_named()? {
-            while !sockets.is_empty() {
-                let rest = sockets.split_off(sockets.len().min(DESCRIPTORS_MAX));
-                link.send(&Message::Listener { address: address.clone(), sockets, is_activated })?;
-                sockets = rest;
-            }
+        for Passed { address, sockets, is_activated } in serving.listeners.share_named()? {
+            link.send_sockets(&address, sockets, is_activated)?;
         }
         for (name, socket) in self.share_origins()? {
             link.send(&Message::Origin { name, socket })?;
@@ -404,77 +399,16 @@ impl Master {
             client.answer(&Answer::Refused(format!("rolled back: {reason}")));
         }
     }
-
-    pub(crate) fn take_zone_back(&mut self, zone: Option<&'static Zone>) {
-        let Some(zone) = zone else { return };
-        let own: Vec<Slot> = self.children.iter().filter_map(Child::slot).collect();
-        let (strangers, reserved) = zone.take_back(&own);
-        self.strangers = strangers;
-        if let Err(error) = reserved {
-            error!(self.log, "cannot make sure of the zone's memory: {}", error);
-        }
-        if let Ok(us) = ProcessId::current(0) {
-            zone.hold(us);
-        }
-        // What the other had published is taken back; names that both have kept their places.
-        if let Some(Err(fault)) = self.serving.as_ref().map(|serving| zone.publish(&serving.catalog())) {
-            error!(self.log, "cannot publish the configuration's names again: {}", fault);
-        }
-        self.zone = Some(zone);
-    }
-
-    /// Every seat of what is served is to have a worker: some may have died, or were told to finish.
-    pub(crate) fn fill_seats(&mut self, now: Instant) {
-        let Some(serving) = &self.serving else { return };
-        self.rests = false;
-        self.supervisors.clear();
-        let taken: Vec<Seat> = self
-            .children
-            .iter()
-            .filter(|child| child.is_of(serving.generation) && !child.is_leaving())
-            .filter_map(Child::seat)
-            .collect();
-        let empty = (0..serving.seats).map(Seat).filter(|seat| !taken.contains(seat));
-        for seat in empty {
-            if !self.respawns.iter().any(|(_, known)| *known == Some(seat)) {
-                self.respawns.push((now, Some(seat)));
-            }
-        }
-    }
-
-    /// Whether every seat of what is served has a worker that serves.
-    fn all_serve(&self) -> bool {
-        let Some(serving) = &self.serving else { return false };
-        let at_work = |child: &&Child| child.is_of(serving.generation) && child.is_ready && !child.is_leaving();
-        self.children.iter().filter(at_work).count() == serving.seats as usize
-    }
-
-    /// Opens the socket for commands, and says in pid file and lock whose directory this is.
-    ///
-    /// # Errors
-    /// A sentence for the operator.
-    pub(crate) fn become_known(&mut self) -> Result<(), String> {
-        if let Some(lock) = &mut self.lock {
-            lock.claim().map_err(|error| format!("cannot write {}: {error}", self.dir.lock().display()))?;
-        }
-        self.requests = Some(Requests::open(&self.dir.master_socket())?);
-        // Last: whoever sees it may act on it.
-        self.pid_file = Some(PidFile::write(self.dir.pid_file())?);
-        Ok(())
-    }
 }
 
-/// Where nginx's users look for the pid of a master that another one has joined.
-pub(crate) fn oldbin(pid_file: &std::path::Path) -> std::path::PathBuf {
-    let mut name = pid_file.as_os_str().to_owned();
-    name.push(".oldbin");
-    name.into()
-}
-
-/// The path of this program, at which another one may lie by now.
-fn own_path() -> Result<std::path::PathBuf, String> {
-    let path = std::env::current_exe().map_err(|error| format!("cannot tell where this binary is: {error}"))?;
+/// The path that a process was started from, at which another file may lie by now.
+///
+/// # Errors
+/// When there is no such process, or it may not be looked at.
+pub(crate) fn binary_of(pid: u32) -> io::Result<PathBuf> {
+    /// What the kernel appends to the path of a file that was removed or replaced.
+    const DELETED: &[u8] = b" (deleted)";
+    let path = std::fs::read_link(format!("/proc/{pid}/exe"))?;
     let bytes = path.as_os_str().as_bytes();
-    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
-    Ok(std::ffi::OsStr::from_bytes(bytes).into())
+    Ok(OsStr::from_bytes(bytes.strip_suffix(DELETED).unwrap_or(bytes)).into())
 }

@@ -155,6 +155,19 @@ impl Link {
         fd::send(self.0.as_fd(), &frame, &files)
     }
 
+    /// Passes the listening sockets of an address on, in as many messages as that takes.
+    ///
+    /// # Errors
+    /// Those of [`send`](Link::send).
+    pub fn send_sockets(&self, address: &str, mut sockets: Vec<OwnedFd>, is_activated: bool) -> io::Result<()> {
+        while !sockets.is_empty() {
+            let rest = sockets.split_off(sockets.len().min(fd::DESCRIPTORS_MAX));
+            self.send(&Message::Listener { address: address.to_owned(), sockets, is_activated })?;
+            sockets = rest;
+        }
+        Ok(())
+    }
+
     /// The next message, or `None` when the other end is gone.
     ///
     /// # Errors

@@ -16,7 +16,6 @@ use crate::lock::{Holder, holder};
 use crate::orphans::Orphans;
 use crate::recipe::Recipe;
 use crate::runtime_dir::RuntimeDir;
-use crate::upgrade::oldbin;
 
 /// How long a reload may take: its proof, its start, and some patience.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -157,7 +156,7 @@ fn send(dir: &RuntimeDir, signal: Signal) -> Result<ProcessId, Unsent> {
 
 /// The master that another binary is about to replace, if one is.
 fn upgrading(dir: &RuntimeDir) -> Option<i32> {
-    let earlier = std::fs::read_to_string(oldbin(dir.pid_file())).ok()?;
+    let earlier = std::fs::read_to_string(dir.old_pid_file()).ok()?;
     let runs = holder(&dir.lock()).ok()??.pid?;
     (earlier.trim() == runs.to_string()).then_some(runs)
 }

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::{complain, exit, print};
 use crate::lock::{Holder, holder};
 use crate::requests::{Request, ask};
 use crate::runtime_dir::RuntimeDir;
+use crate::upgrade::binary_of;
 
 /// How long the master may take beyond the watch.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -47,7 +47,7 @@ pub(super) fn run(args: &UpgradeArgs, dir: &RuntimeDir, quiet: bool) -> u8 {
         }
         Err(error) => return complain(&format!("cannot look for a proxy in {place}: {error}")),
     };
-    let path = match args.binary.clone().map_or_else(|| running(master), Ok) {
+    let path = match args.binary.clone().map_or_else(|| binary_of(master.cast_unsigned()), Ok) {
         Ok(path) => path,
         Err(error) => return complain(&format!("cannot tell what the master ({master}) was started from: {error}")),
     };
@@ -68,15 +68,3 @@ pub(super) fn run(args: &UpgradeArgs, dir: &RuntimeDir, quiet: bool) -> u8 {
         Err(reason) => complain(&format!("not upgraded: {reason}")),
     }
 }
-
-/// The path that a process was started from, at which another file may lie by now.
-fn running(pid: i32) -> std::io::Result<PathBuf> {
-    let mut path = std::fs::read_link(format!("/proc/{pid}/exe"))?.into_os_string().into_vec();
-    if path.ends_with(DELETED) {
-        path.truncate(path.len() - DELETED.len());
-    }
-    Ok(std::ffi::OsStr::from_bytes(&path).into())
-}
-
-/// What the kernel appends to the path of a file that was removed or replaced.
-const DELETED: &[u8] = b" (deleted)";

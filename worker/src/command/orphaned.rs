@@ -14,7 +14,6 @@ use mio::unix::SourceFd;
 use nix::sys::socket::{Backlog, getsockopt, listen, sockopt};
 use shared::channel::Channel;
 use shared::estate::{Link, Message};
-use shared::fd::DESCRIPTORS_MAX;
 use slog::{info, warn};
 
 use super::{Line, Worker};
@@ -72,12 +71,7 @@ impl Worker {
         }
         let link = Link::from_fd(socket.into())?;
         for (address, sockets) in self.sockets()? {
-            let mut sockets = sockets;
-            while !sockets.is_empty() {
-                let rest = sockets.split_off(sockets.len().min(DESCRIPTORS_MAX));
-                link.send(&Message::Listener { address: address.clone(), sockets, is_activated: false })?;
-                sockets = rest;
-            }
+            link.send_sockets(&address, sockets, false)?;
         }
         link.send(&Message::Complete)?;
         info!(self.log, "another master has taken over"; "master" => peer.pid());
